@@ -97,3 +97,29 @@ func Open(ctx context.Context, nc *nats.Conn, request OpenRequest) (*OpenAnswer,
 	}
 	return answer, nil
 }
+
+// HeadsRequest asks for the heads of some mailboxes; the answer is in the same order.
+type HeadsRequest struct {
+	Addresses []string `json:"addresses"` // Address.Tokens
+}
+
+// HeadsAnswer has the archive's head of each address asked for; 0 where nobody ever wrote.
+type HeadsAnswer struct {
+	Heads []uint64 `json:"heads"`
+}
+
+// Heads asks the archive for heads. The error is a *problem.Problem.
+func Heads(ctx context.Context, nc *nats.Conn, addresses []subject.Address) ([]uint64, error) {
+	request := HeadsRequest{Addresses: make([]string, len(addresses))}
+	for i, a := range addresses {
+		request.Addresses[i] = a.Tokens()
+	}
+	var answer HeadsAnswer
+	if err := rpc.Ask(ctx, nc, subject.HistoryHeads, request, &answer); err != nil {
+		return nil, err
+	}
+	if len(answer.Heads) != len(addresses) {
+		return nil, fmt.Errorf("history: %d heads for %d addresses", len(answer.Heads), len(addresses))
+	}
+	return answer.Heads, nil
+}

@@ -20,6 +20,7 @@ const (
 	AuthIssue     = "weft.auth.issue" // tokens for the demo; only where auth was started to give them out
 	HistoryRead   = "weft.history.read"
 	HistoryOpen   = "weft.history.open"
+	HistoryHeads  = "weft.history.heads"
 	AckAll        = "weft.ack.>"
 	QuarantineAll = "weft.quarantine.>"
 	ReceiptAll    = "weft.receipt.>"

@@ -1,0 +1,19 @@
+// Package node is what is said to a push node besides frames: orders on its control subject. Each is a request; the
+// node answers with an empty message once it has taken the order.
+package node
+
+// Op is what a node is told to do.
+type Op string
+
+// The orders.
+const (
+	Probe    Op = "probe"    // answer: you are alive
+	Sweep    Op = "sweep"    // compare every address you hold with the heads: you may have missed frames
+	Replaced Op = "replaced" // close Session: its device has a newer connection
+)
+
+// Order is one order, as JSON.
+type Order struct {
+	Op      Op     `json:"op"`
+	Session string `json:"session,omitempty"`
+}
