@@ -1,0 +1,72 @@
+package embed_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"github.com/weftpush/weft/shared/embed"
+	"github.com/weftpush/weft/shared/fabric"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience bounds every wait of these tests; nothing takes that long unless it is broken.
+const patience = 30 * time.Second
+
+func within(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func startNATS(t *testing.T, partitions int) *embed.Server {
+	t.Helper()
+	s, err := embed.NATS(embed.NATSOptions{Dir: t.TempDir(), Partitions: partitions})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+	return s
+}
+
+// connect returns a connection that keeps trying, as those of the services do.
+func connect(t *testing.T, url string) jetstream.JetStream {
+	t.Helper()
+	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		closed := nc.StatusChanged(nats.CLOSED)
+		nc.Close()
+		<-closed
+	})
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+// startFabric starts a server with a fabric on it.
+func startFabric(t *testing.T, partitions int) (*embed.Server, jetstream.JetStream) {
+	t.Helper()
+	s := startNATS(t, partitions)
+	js := connect(t, s.URL())
+	create(t, js, fabric.Facts{Epoch: "e1", Partitions: partitions}, 1)
+	return s, js
+}
+
+func create(t *testing.T, js jetstream.JetStream, f fabric.Facts, replicas int) {
+	t.Helper()
+	options := fabric.Options{Replicas: replicas, MaxPayload: js.Conn().MaxPayload()}
+	if err := fabric.Create(within(t, patience), js, f, options); err != nil {
+		t.Fatal(err)
+	}
+}

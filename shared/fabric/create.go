@@ -1,0 +1,148 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weftpush/weft/shared/problem"
+)
+
+const (
+	metaEpoch      = "weft.epoch"
+	metaPartitions = "weft.partitions"
+
+	// parallel is how many requests Create has under way: a cluster of three takes some 10 ms for each of the four
+	// things of a partition.
+	parallel = 8
+	// poll is how often Wait looks, and patience how long one look may take.
+	poll     = 100 * time.Millisecond
+	patience = 2 * time.Second
+)
+
+func (f Facts) metadata() map[string]string {
+	return map[string]string{metaEpoch: f.Epoch, metaPartitions: strconv.Itoa(f.Partitions)}
+}
+
+// factsOf reads a stream's metadata; a stream that is not ours has no partitions.
+func factsOf(metadata map[string]string) Facts {
+	partitions, _ := strconv.Atoi(metadata[metaPartitions])
+	return Facts{Epoch: metadata[metaEpoch], Partitions: partitions}
+}
+
+// Create makes the fabric, or brings one that exists up to date; any number of collects may do so at once. A fabric
+// with another number of partitions is refused with problem.WrongPartition and left alone. The bucket comes last: whoever
+// sees it sees a whole fabric.
+func Create(ctx context.Context, js jetstream.JetStream, f Facts, o Options) error {
+	if f.Partitions < 1 || f.Epoch == "" {
+		return fmt.Errorf("create the fabric: %+v is not complete", f)
+	}
+	if o.MaxPayload <= headroom || o.MaxPayload > math.MaxInt32 {
+		return fmt.Errorf("create the fabric: the server's max_payload is %d bytes; it must be above %d", o.MaxPayload, headroom)
+	}
+	if err := claim(ctx, js, f, o); err != nil {
+		return err
+	}
+	group, each := errgroup.WithContext(ctx)
+	group.SetLimit(parallel)
+	for _, s := range Streams(f, o) {
+		group.Go(func() error { return s.create(each, js) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	if _, err := js.CreateOrUpdateKeyValue(ctx, Owners(f, o)); err != nil {
+		return fmt.Errorf("create the bucket %s: %w", OwnersBucket, err)
+	}
+	return nil
+}
+
+// claim creates the first stream, or compares its facts. The server lets one of several creators with different
+// configurations win.
+func claim(ctx context.Context, js jetstream.JetStream, f Facts, o Options) error {
+	_, err := js.CreateStream(ctx, root(f, o).Config)
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		return fmt.Errorf("create the stream %s: %w", AckStream, err)
+	}
+	stream, err := js.Stream(ctx, AckStream)
+	if err != nil {
+		return fmt.Errorf("look up the stream %s: %w", AckStream, err)
+	}
+	there := factsOf(stream.CachedInfo().Config.Metadata)
+	if there.Partitions != f.Partitions {
+		return problem.New(problem.WrongPartition,
+			"the fabric in NATS has %d partitions, the archive %d; start with the archive that belongs to this NATS, or with an empty NATS",
+			there.Partitions, f.Partitions)
+	}
+	return nil
+}
+
+func (s Stream) create(ctx context.Context, js jetstream.JetStream) error {
+	stream, err := js.CreateOrUpdateStream(ctx, s.Config)
+	if err != nil {
+		return fmt.Errorf("create the stream %s: %w", s.Config.Name, err)
+	}
+	if s.Consumer == "" {
+		return nil
+	}
+	if _, err := stream.CreateOrUpdateConsumer(ctx, Consumer(s.Consumer)); err != nil {
+		return fmt.Errorf("create the consumer %s of %s: %w", s.Consumer, s.Config.Name, err)
+	}
+	return nil
+}
+
+// Wait returns the facts of the fabric as soon as it is complete. Until then, and while NATS does not answer, it waits
+// in silence; it fails only when ctx ends.
+func Wait(ctx context.Context, js jetstream.JetStream) (Facts, error) {
+	ticker := time.NewTicker(poll)
+	defer ticker.Stop()
+	var missing error
+	for {
+		f, err := look(ctx, js)
+		if err == nil {
+			return f, nil
+		}
+		if ctx.Err() == nil || missing == nil { // a look that was cut short says nothing
+			missing = err
+		}
+		select {
+		case <-ctx.Done():
+			return Facts{}, fmt.Errorf("wait for the fabric: %w; at last: %w", ctx.Err(), missing)
+		case <-ticker.C:
+		}
+	}
+}
+
+// look returns the facts of a complete fabric, or what is missing.
+func look(ctx context.Context, js jetstream.JetStream) (Facts, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	bucket, err := js.Stream(ctx, "KV_"+OwnersBucket)
+	if err != nil {
+		return Facts{}, fmt.Errorf("look up the bucket %s: %w", OwnersBucket, err)
+	}
+	f := factsOf(bucket.CachedInfo().Config.Metadata)
+	there := map[string]bool{}
+	names := js.StreamNames(ctx)
+	for name := range names.Name() {
+		there[name] = true
+	}
+	if err := names.Err(); err != nil {
+		return Facts{}, fmt.Errorf("list the streams: %w", err)
+	}
+	for _, s := range Streams(f, Options{}) {
+		if !there[s.Config.Name] {
+			return Facts{}, fmt.Errorf("the stream %s is missing", s.Config.Name)
+		}
+	}
+	if f.Partitions == 0 {
+		return Facts{}, fmt.Errorf("the bucket %s says nothing about partitions", OwnersBucket)
+	}
+	return f, nil
+}
