@@ -2,11 +2,13 @@ module github.com/weftpush/weft/services/weft
 
 go 1.26.0
 
+require github.com/weftpush/weft/shared v0.0.0
+
 require (
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/spf13/cobra v1.10.2 // indirect
 	github.com/spf13/pflag v1.0.9 // indirect
-	github.com/weftpush/weft/shared v0.0.0
+	go.yaml.in/yaml/v3 v3.0.4 // indirect
 )
 
 replace github.com/weftpush/weft/shared => ../../shared
