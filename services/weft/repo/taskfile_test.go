@@ -107,8 +107,8 @@ const (
 // A target that runs weft names a command that weft has.
 func TestTaskfileNamesCommandsOfWeft(t *testing.T) {
 	weft := filepath.Join(t.TempDir(), "weft")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", weft, source)
-	build.Dir = root(t)
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", weft, "./cmd/weft")
+	build.Dir = filepath.Join(root(t), "services/weft")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
