@@ -8,8 +8,8 @@ import (
 	"github.com/weftpush/weft/shared/subject"
 )
 
-// The binary form, the same in frames (dispatch to node) and pages (archive to node): a version byte, then entries
-// until the end. Strings and bytes are a uvarint length and the bytes; numbers are uvarints.
+// The binary form, the same in the log, in frames (dispatch to node) and in pages (archive to node): a version byte,
+// then entries until the end. A message on its way to the archive has the sequence 0. Strings and bytes are a uvarint length and the bytes; numbers are uvarints.
 //
 //	entry   = tag address from body
 //	tag     = 1 message | 2 message sent again | 3 gap
@@ -25,6 +25,15 @@ const (
 	tagAgain   = 2
 	tagGap     = 3
 )
+
+// AppendEncoded appends the entries of an encoded form to another, without taking them apart: dispatch makes frames
+// of what it reads from the log.
+func AppendEncoded(b, encoded []byte) []byte {
+	if len(b) > 0 && len(encoded) > 0 {
+		encoded = encoded[1:]
+	}
+	return append(b, encoded...)
+}
 
 // ErrCorrupt is the error of bytes that AppendEntry did not make.
 var ErrCorrupt = errors.New("message: corrupt entries")
@@ -112,7 +121,6 @@ func (r *reader) entry() Addressed {
 		m.At, m.Expires, m.Archived = r.time(), r.time(), r.time()
 		m.ID, m.Type, m.ContentType, m.Trace = string(r.bytes()), string(r.bytes()), string(r.bytes()), string(r.bytes())
 		m.Payload = r.bytes()
-		r.failed = r.failed || from == 0
 		return Addressed{To: to, Entry: Entry{From: from, To: from, Message: m}}
 	default:
 		r.failed = true

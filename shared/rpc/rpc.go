@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -71,6 +72,15 @@ func Handle[Q, A any](answer func(Q) (A, error)) micro.HandlerFunc {
 		// The only error left is a closed connection: the caller sees a time-out and asks again.
 		_ = r.RespondJSON(a)
 	}
+}
+
+// Refusal is a problem as the answer of a request that did not come through a micro endpoint.
+func Refusal(p *problem.Problem) *nats.Msg {
+	body, _ := json.Marshal(p) //nolint:errchkjson // three strings and a bool
+	return &nats.Msg{Data: body, Header: nats.Header{
+		micro.ErrorCodeHeader: {strconv.Itoa(p.Status())},
+		micro.ErrorHeader:     {p.Message},
+	}}
 }
 
 // Refuse responds with the problem in err's chain, as JSON and as the error headers of NATS micro services.

@@ -1,0 +1,210 @@
+package collect
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weftpush/weft/services/collect/archive"
+	"github.com/weftpush/weft/services/collect/archive/mongodb"
+	"github.com/weftpush/weft/services/collect/archive/sqlite"
+	"github.com/weftpush/weft/shared/fabric"
+	"github.com/weftpush/weft/shared/partition"
+	"github.com/weftpush/weft/shared/problem"
+	"github.com/weftpush/weft/shared/route"
+	"github.com/weftpush/weft/shared/rpc"
+	"github.com/weftpush/weft/shared/service"
+	"github.com/weftpush/weft/shared/subject"
+)
+
+const (
+	// stage names collect's leases on the partitions.
+	stage = "collect"
+	// maxPayload is the largest limit that -max-payload may set, in bytes: pages of history and quarantined originals
+	// must fit a NATS message of 1 MiB, the server's default, with room for what is around them.
+	maxPayload = 768 << 10
+	// handlers is how many requests (history and both request doors) are worked on at once; the next one waits in the
+	// subscription.
+	handlers = 256
+	// retryAfter is how long collect waits before it tries again what failed on the archive or on NATS.
+	retryAfter = 500 * time.Millisecond
+)
+
+// Service is one collect process. Any number may run: each partition has one owner among them.
+type Service struct {
+	id     string
+	cfg    Config
+	nc     *nats.Conn
+	log    *slog.Logger
+	faults *service.Faults
+	ready  chan struct{}
+
+	// Set once by Run before anything else starts.
+	js      jetstream.JetStream
+	archive archive.Archive
+	table   *route.Table
+	work    *errgroup.Group // request handlers, at most `handlers`
+}
+
+// New makes a collect. It does no I/O.
+func New(cfg Config, nc *nats.Conn, log *slog.Logger) (*Service, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	id := rand.Text()
+	log = log.With("instance", id)
+	return &Service{id: id, cfg: cfg, nc: nc, log: log, faults: service.NewFaults(log), ready: make(chan struct{})}, nil
+}
+
+// Ready is closed once the fabric exists and the doors are open. Which partitions this process owns changes with
+// those that run beside it.
+func (s *Service) Ready() <-chan struct{} { return s.ready }
+
+// Run takes messages in until ctx ends. Then its partitions are handed over, and what was read and not finished is
+// read again by their next owners.
+func (s *Service) Run(ctx context.Context) error {
+	var err error
+	if s.js, err = jetstream.New(s.nc); err != nil {
+		return fmt.Errorf("collect: %w", err)
+	}
+	if s.archive, err = s.openArchive(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.archive.Close()) }()
+	facts := s.archive.Facts()
+	if err := s.createFabric(ctx, fabric.Facts{Epoch: facts.Epoch, Partitions: facts.Partitions}); err != nil {
+		return err
+	}
+	if s.table, err = route.Open(s.cfg.Redis, facts.Epoch); err != nil {
+		return fmt.Errorf("collect: -redis: %w", err)
+	}
+	defer s.table.Close()
+	err = s.serve(ctx, facts.Partitions)
+	return err
+}
+
+// serve opens the doors and works until ctx ends.
+func (s *Service) serve(ctx context.Context, partitions int) error {
+	group, ctx := errgroup.WithContext(ctx)
+	s.work = new(errgroup.Group)
+	s.work.SetLimit(handlers)
+	endpoints, err := s.serveEndpoints(ctx)
+	if err != nil {
+		return err
+	}
+	own := partition.Config{Stage: stage, Instance: s.id, Partitions: partitions, Log: s.log}
+	group.Go(func() error { return partition.Own(ctx, s.js, own, s.own) })
+	group.Go(func() error { return s.readAcks(ctx) })
+	if s.cfg.Listen != "" {
+		group.Go(func() error { return service.ServeHTTP(ctx, "listen", s.cfg.Listen, s.httpDoor()) })
+	}
+	group.Go(func() error {
+		<-ctx.Done()
+		err := endpoints.Stop()
+		return errors.Join(err, s.work.Wait())
+	})
+	close(s.ready)
+	return group.Wait()
+}
+
+// openArchive opens the archive that the configuration names, and waits for one that does not answer yet. Another
+// number of partitions than the archive was made with is final.
+func (s *Service) openArchive(ctx context.Context) (archive.Archive, error) {
+	facts := archive.Facts{Partitions: s.cfg.Partitions}
+	for {
+		a, err := Open(ctx, s.cfg.Archive, facts)
+		if err == nil {
+			return a, nil
+		}
+		if errors.Is(err, archive.ErrPartitions) || errors.Is(err, errScheme) || ctx.Err() != nil {
+			return nil, fmt.Errorf("collect: -archive: %w", err)
+		}
+		s.faults.Note("open the archive", err)
+		if !pause(ctx, retryAfter) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+var errScheme = errors.New("an archive is mongodb://host/database or sqlite:path")
+
+// Open opens the archive that address names: mongodb://host/database (weft, if none is named) or sqlite:path.
+func Open(ctx context.Context, address string, facts archive.Facts) (archive.Archive, error) {
+	if path, ok := strings.CutPrefix(address, "sqlite:"); ok && path != "" {
+		return sqlite.Open(ctx, path, facts)
+	}
+	if strings.HasPrefix(address, "mongodb://") || strings.HasPrefix(address, "mongodb+srv://") {
+		database := "weft"
+		if u, err := url.Parse(address); err == nil && len(u.Path) > 1 {
+			database = u.Path[1:]
+		}
+		return mongodb.Open(ctx, address, database, facts)
+	}
+	return nil, errScheme
+}
+
+// createFabric makes the streams, waiting for JetStream if it does not answer yet.
+func (s *Service) createFabric(ctx context.Context, facts fabric.Facts) error {
+	for {
+		err := fabric.Create(ctx, s.js, facts, fabric.Options{Replicas: s.cfg.Replicas, MaxPayload: s.nc.MaxPayload()})
+		if err == nil {
+			return nil
+		}
+		if problem.From(err).Code == problem.WrongPartition || ctx.Err() != nil {
+			return fmt.Errorf("collect: %w", err)
+		}
+		s.faults.Note("create the streams", err)
+		if !pause(ctx, retryAfter) {
+			return ctx.Err()
+		}
+	}
+}
+
+// serveEndpoints opens the request door and the history service as a NATS micro service.
+func (s *Service) serveEndpoints(ctx context.Context) (micro.Service, error) {
+	m, err := micro.AddService(s.nc, micro.Config{
+		Name: "weft-collect", Version: "0.1.0", Description: "takes messages in, keeps mailboxes",
+		Metadata: map[string]string{"instance": s.id},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("collect: %w", err)
+	}
+	for name, e := range map[string]struct {
+		subject string
+		handle  micro.HandlerFunc
+	}{
+		"publish": {subject.PublishAll, func(r micro.Request) { s.takeRequest(ctx, r) }},
+		"read":    {subject.HistoryRead, func(r micro.Request) { s.read(ctx, r) }},
+		"open":    {subject.HistoryOpen, rpc.Handle(s.opener(ctx))},
+		"heads":   {subject.HistoryHeads, rpc.Handle(s.header(ctx))},
+	} {
+		handle := e.handle
+		concurrent := micro.HandlerFunc(func(r micro.Request) {
+			s.work.Go(func() error { handle(r); return nil })
+		})
+		if err := m.AddEndpoint(name, concurrent, micro.WithEndpointSubject(e.subject)); err != nil {
+			return nil, errors.Join(fmt.Errorf("collect: %s: %w", e.subject, err), m.Stop())
+		}
+	}
+	return m, nil
+}
+
+// pause waits and says whether ctx still runs.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}

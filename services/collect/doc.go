@@ -1,0 +1,15 @@
+// Package collect takes messages in. It stores each one first, gives it the next sequence of its address, and only
+// then hands it on: to the log of its partition, from which dispatch reads. It also keeps the devices' cursors and
+// answers what is in a mailbox.
+//
+// Streams in: WEFT_IN_<p> (the stream door, read by the partition's owner), WEFT_ACK (acknowledgements, any collect).
+// Subjects in: weft.publish.> (the request door, any collect), weft.collect.<p> (behind it, only the owner),
+// weft.history.{read,open,heads} (push nodes). HTTP in: POST /v1/messages.
+// Streams out: WEFT_MSG_<p> (archived messages), WEFT_QUARANTINE, WEFT_RECEIPT.
+//
+// Goroutines, all owned by Service.Run: the HTTP server, the reader of WEFT_ACK, a bounded number of request handlers,
+// and for each partition that this process owns a reader of its stream, the term's loop, and its purger.
+//
+// The way of a message reads: door.go or http.go (request door) or intake.go (stream door), term.go (batch, archive,
+// log, acknowledge).
+package collect

@@ -1,0 +1,184 @@
+package collect
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/weftpush/weft/shared/identity"
+	"github.com/weftpush/weft/shared/message"
+	"github.com/weftpush/weft/shared/problem"
+	"github.com/weftpush/weft/shared/subject"
+)
+
+const (
+	// bodyMost is the largest body of POST /v1/messages, in bytes.
+	bodyMost = 8 << 20
+	// postMost is the most messages of one POST.
+	postMost = 1000
+)
+
+// post is one message of POST /v1/messages. Data is kept as the bytes it came in.
+type post struct {
+	To          string          `json:"to"`
+	ID          string          `json:"id"`
+	Type        string          `json:"type"`
+	Data        json.RawMessage `json:"data"`
+	Data64      []byte          `json:"data64"`
+	ContentType string          `json:"content_type"`
+	TTL         string          `json:"ttl"`
+	Trace       string          `json:"traceparent"`
+	NotBefore   string          `json:"not_before"`
+	Collapse    string          `json:"collapse"`
+	Receipt     string          `json:"receipt"`
+}
+
+// posted is the answer for one message of several: its receipt, or its problem.
+type posted struct {
+	*message.Receipt
+	Error *problem.Problem `json:"error,omitempty"`
+}
+
+// httpDoor serves POST /v1/messages, with the answers of the request door.
+func (s *Service) httpDoor() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/messages", func(w http.ResponseWriter, r *http.Request) {
+		answer, err := s.takePost(r.Context(), w, r)
+		if err != nil {
+			refuseHTTP(w, err)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(answer) // fails when the publisher is gone
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		refuseHTTP(w, problem.New(problem.NotFound, "there is no %s %s here; publish with POST /v1/messages", r.Method, r.URL.Path))
+	})
+	return mux
+}
+
+// takePost publishes one message, or an array of them in order. One message's problem is the answer's; of an array
+// each has its own, and nothing is published unless all can be read.
+func (s *Service) takePost(ctx context.Context, w http.ResponseWriter, r *http.Request) (any, error) {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		return nil, problem.New(problem.Unauthorized, "no token: send Authorization: Bearer <token>")
+	}
+	who, err := identity.Verify(ctx, s.nc, token)
+	if err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyMost))
+	if _, large := errors.AsType[*http.MaxBytesError](err); large {
+		return nil, problem.New(problem.TooLarge, "the body is over %d bytes; send fewer messages at once", bodyMost)
+	} else if err != nil {
+		return nil, problem.New(problem.BadRequest, "the body can't be read: %v", err)
+	}
+	if bytes.HasPrefix(bytes.TrimSpace(body), []byte("[")) {
+		return s.takePosts(ctx, who, body)
+	}
+	var p post
+	if err := strictly(body, &p); err != nil {
+		return nil, err
+	}
+	m, err := s.fromPost(who, p)
+	if err != nil {
+		return nil, err
+	}
+	return s.pass(ctx, m)
+}
+
+func (s *Service) takePosts(ctx context.Context, who *identity.Identity, body []byte) ([]posted, error) {
+	var posts []post
+	if err := strictly(body, &posts); err != nil {
+		return nil, err
+	}
+	if len(posts) > postMost {
+		return nil, problem.New(problem.TooLarge, "%d messages are too many for one request; the most is %d", len(posts), postMost)
+	}
+	messages := make([]*message.Message, len(posts))
+	for i, p := range posts {
+		m, err := s.fromPost(who, p)
+		if err != nil {
+			return nil, indexed(err, i)
+		}
+		messages[i] = m
+	}
+	answers := make([]posted, len(messages))
+	for i, m := range messages {
+		receipt, err := s.pass(ctx, m)
+		if err != nil {
+			answers[i].Error = problem.From(err)
+			continue
+		}
+		answers[i].Receipt = receipt
+	}
+	return answers, nil
+}
+
+// fromPost makes a message of a post and checks it, and the publisher's right to send it.
+func (s *Service) fromPost(who *identity.Identity, p post) (*message.Message, error) {
+	to, err := subject.ParseAddress(who.Tenant, p.To)
+	if err != nil {
+		return nil, problem.From(err).In("to")
+	}
+	if !who.MayPublish(to) {
+		return nil, problem.New(problem.Forbidden, "the token does not allow to publish to %s", to).In("to")
+	}
+	for field, value := range map[string]string{"not_before": p.NotBefore, "collapse": p.Collapse, "receipt": p.Receipt} {
+		if value != "" {
+			return nil, problem.New(problem.Unsupported, "%s is part of the contract, but this version does not do it yet; publish without it", field).In(field)
+		}
+	}
+	m := &message.Message{To: to, ID: p.ID, Type: p.Type, ContentType: p.ContentType, Trace: p.Trace, At: time.Now().UnixMilli(), Payload: p.Data}
+	if len(p.Data64) > 0 {
+		if len(p.Data) > 0 {
+			return nil, problem.New(problem.BadRequest, "data and data64 exclude each other").In("data64")
+		}
+		m.Payload = p.Data64
+	}
+	if p.TTL != "" {
+		if err := m.ExpireAfter(p.TTL); err != nil {
+			return nil, problem.From(err).In("ttl")
+		}
+	}
+	return m, m.Check(s.cfg.Limits)
+}
+
+// strictly decodes JSON and refuses members that nobody knows: a misspelt `tll` must not be a message for ever.
+func strictly(body []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	err := d.Decode(v)
+	if err == nil && d.More() {
+		err = errors.New("there is more behind the first value")
+	}
+	if err != nil {
+		return problem.New(problem.BadRequest, "the body is not a message or an array of messages as JSON: %v", err)
+	}
+	return nil
+}
+
+// indexed says which message of an array a problem belongs to.
+func indexed(err error, i int) error {
+	p := *problem.From(err)
+	p.Field = fmt.Sprintf("[%d].%s", i, p.Field)
+	return &p
+}
+
+// refuseHTTP answers with a problem.
+func refuseHTTP(w http.ResponseWriter, err error) {
+	p := problem.From(err)
+	w.Header().Set("Content-Type", "application/json")
+	if p.Retry {
+		w.Header().Set("Retry-After", "1")
+	}
+	w.WriteHeader(p.Status())
+	_ = json.NewEncoder(w).Encode(p) // fails when the publisher is gone
+}

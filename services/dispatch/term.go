@@ -1,0 +1,155 @@
+package dispatch
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weftpush/weft/shared/fabric"
+	"github.com/weftpush/weft/shared/message"
+	"github.com/weftpush/weft/shared/partition"
+	"github.com/weftpush/weft/shared/subject"
+)
+
+const (
+	// batchMost and batchBytes bound a batch. Frames of 8 to 32 messages already cost a quarter of the server's CPU
+	// per message (design section 9); more only helps when there is a backlog.
+	batchMost  = 256
+	batchBytes = 512 << 10
+	// frameMost is the largest frame, in bytes, unless one message alone is larger: a NATS message may have 1 MiB.
+	frameMost = 900 << 10
+)
+
+// routed is one message of the log on its way: the form it has there goes into frames unchanged.
+type routed struct {
+	delivery jetstream.Msg
+	to       subject.Address
+	seq      uint64
+	encoded  []byte
+}
+
+// own is one term: the time in which this process owns a partition.
+func (s *Service) own(ctx context.Context, p int) error {
+	log := make(chan jetstream.Msg)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return partition.Read(ctx, s.js, fabric.MsgStream(p), fabric.DispatchConsumer, log)
+	})
+	group.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case msg := <-log:
+				s.route(ctx, s.gather(msg, log))
+			}
+		}
+	})
+	return group.Wait()
+}
+
+// gather adds to a first message what is there already. It waits for nothing.
+func (s *Service) gather(first jetstream.Msg, log <-chan jetstream.Msg) []routed {
+	batch := s.decode(nil, first)
+	for size := len(first.Data()); len(batch) < batchMost && size < batchBytes; {
+		select {
+		case msg := <-log:
+			batch = s.decode(batch, msg)
+			size += len(msg.Data())
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// decode adds a message of the log to a batch. Only collect writes there: what can't be read is no message, and is
+// acknowledged with the batch.
+func (s *Service) decode(batch []routed, msg jetstream.Msg) []routed {
+	entries, err := message.DecodeEntries(msg.Data())
+	if err == nil && len(entries) != 1 {
+		err = fmt.Errorf("%d entries in one message", len(entries))
+	}
+	if err != nil {
+		s.faults.Note("read the log", err)
+		return append(batch, routed{delivery: msg})
+	}
+	return append(batch, routed{delivery: msg, to: entries[0].To, seq: entries[0].From, encoded: msg.Data()})
+}
+
+// route does a batch: look up, send, acknowledge. It never fails: a node that could not be told is told to sweep when
+// it answers again, and one that is gone will find the messages in the archive.
+func (s *Service) route(ctx context.Context, batch []routed) {
+	heads := make(map[subject.Address]uint64, len(batch))
+	for _, r := range batch {
+		if r.encoded != nil {
+			heads[r.to] = max(heads[r.to], r.seq)
+		}
+	}
+	nodes := s.lookUp(ctx, heads)
+	if ctx.Err() != nil {
+		return // the next owner routes it
+	}
+	s.send(ctx, frames(batch, nodes))
+	if ctx.Err() != nil {
+		return
+	}
+	for _, r := range batch {
+		if err := r.delivery.Ack(); err != nil {
+			s.faults.Note("acknowledge", err)
+		}
+	}
+}
+
+// lookUp finds the nodes of each address, and raises the heads once more, in one round trip. An address that Redis
+// does not tell goes to every node that is known: more work, and nobody waits.
+func (s *Service) lookUp(ctx context.Context, heads map[subject.Address]uint64) map[subject.Address][]string {
+	nodes, err := s.table.Lookup(ctx, heads)
+	if err == nil || ctx.Err() != nil {
+		return nodes
+	}
+	s.faults.Note("look routes up", err)
+	all := s.peers.all()
+	for to := range heads {
+		if _, told := nodes[to]; !told {
+			nodes[to] = all
+		}
+	}
+	return nodes
+}
+
+// frames makes one frame for each node, or a few where one would be too large, keeping the batch's order.
+func frames(batch []routed, nodes map[subject.Address][]string) map[string][][]byte {
+	all := make(map[string][][]byte)
+	for _, r := range batch {
+		for _, node := range nodes[r.to] {
+			list := all[node]
+			if n := len(list); n == 0 || len(list[n-1])+len(r.encoded) > frameMost {
+				list = append(list, nil)
+			}
+			last := len(list) - 1
+			list[last] = message.AppendEncoded(list[last], r.encoded)
+			all[node] = list
+		}
+	}
+	return all
+}
+
+// send gives the nodes their frames, all nodes at once and each one's in order, and returns when every node has
+// answered or is suspect.
+func (s *Service) send(ctx context.Context, all map[string][][]byte) {
+	var group errgroup.Group
+	for node, list := range all {
+		group.Go(func() error {
+			for _, frame := range list {
+				if !s.peers.send(ctx, node, frame) {
+					break
+				}
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // its functions return no error
+}

@@ -1,0 +1,159 @@
+package push
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/weftpush/weft/shared/history"
+	"github.com/weftpush/weft/shared/route"
+	"github.com/weftpush/weft/shared/service"
+	"github.com/weftpush/weft/shared/subject"
+)
+
+const (
+	// ackEvery is how often acknowledgements go out. The client holds its own cursor meanwhile, so losing up to this
+	// much costs a repetition that the client drops, never a message.
+	ackEvery = 50 * time.Millisecond
+	// sharedEvery is how often the cursors of topics and `all` go out: a message to everyone must not make one write
+	// a device.
+	sharedEvery = time.Minute
+	// ackBatch is the most cursors in one message of WEFT_ACK: with ids of the longest kind they stay under 512 KiB.
+	ackBatch = 500
+	// ackTimeout bounds one attempt to hand a batch over.
+	ackTimeout = 5 * time.Second
+)
+
+// cursorKey names a cursor.
+type cursorKey struct {
+	user   subject.Address
+	device string
+	to     subject.Address
+}
+
+// acknowledger collects what sessions acknowledged and hands it over in batches: to Redis, where the next session of
+// the device looks first, and to the stream WEFT_ACK, from which collect raises the cursors of the archive. Later
+// acknowledgements of one cursor replace earlier ones, so what is held is bounded by the devices, not by the messages.
+type acknowledger struct {
+	node  string
+	js    jetstream.JetStream
+	table *route.Table
+	fault *service.Faults
+
+	mu     sync.Mutex // protects the maps
+	own    map[cursorKey]uint64
+	shared map[cursorKey]uint64
+}
+
+func newAcknowledger(node string, js jetstream.JetStream, table *route.Table, fault *service.Faults) *acknowledger {
+	return &acknowledger{
+		node: node, js: js, table: table, fault: fault,
+		own: make(map[cursorKey]uint64), shared: make(map[cursorKey]uint64),
+	}
+}
+
+// add notes an acknowledgement. It never waits.
+func (a *acknowledger) add(user subject.Address, device string, to subject.Address, seq uint64) {
+	key := cursorKey{user: user, device: device, to: to}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if to.Kind == subject.User {
+		a.own[key] = max(a.own[key], seq)
+	} else {
+		a.shared[key] = max(a.shared[key], seq)
+	}
+}
+
+// hasten lets the shared cursors of a session that ended go out with the next batch.
+func (a *acknowledger) hasten(s *session) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, l := range s.lanes {
+		key := cursorKey{user: s.user, device: s.device, to: l.to}
+		if seq, ok := a.shared[key]; ok {
+			delete(a.shared, key)
+			a.own[key] = seq
+		}
+	}
+}
+
+// run hands acknowledgements over until ctx ends, and then what is left.
+func (a *acknowledger) run(ctx context.Context) error {
+	beat := time.NewTicker(ackEvery)
+	defer beat.Stop()
+	last := time.Now()
+	for {
+		select {
+		case now := <-beat.C:
+			all := now.Sub(last) >= sharedEvery
+			if all {
+				last = now
+			}
+			a.flush(ctx, all)
+		case <-ctx.Done():
+			a.flush(context.WithoutCancel(ctx), true)
+			return nil
+		}
+	}
+}
+
+// flush hands over what is there; a batch that WEFT_ACK did not take stays for the next time.
+func (a *acknowledger) flush(ctx context.Context, all bool) {
+	batch := a.takeAll(all)
+	for len(batch) > 0 {
+		n := min(len(batch), ackBatch)
+		if err := a.hand(ctx, batch[:n]); err != nil {
+			a.fault.Note("hand acknowledgements over", err)
+			for _, c := range batch {
+				a.add(c.user, c.device, c.to, c.seq)
+			}
+			return
+		}
+		batch = batch[n:]
+	}
+}
+
+type ackedCursor struct {
+	cursorKey
+	seq uint64
+}
+
+func (a *acknowledger) takeAll(all bool) []ackedCursor {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	batch := make([]ackedCursor, 0, len(a.own))
+	for key, seq := range a.own {
+		batch = append(batch, ackedCursor{key, seq})
+	}
+	clear(a.own)
+	if all {
+		for key, seq := range a.shared {
+			batch = append(batch, ackedCursor{key, seq})
+		}
+		clear(a.shared)
+	}
+	return batch
+}
+
+func (a *acknowledger) hand(ctx context.Context, batch []ackedCursor) error {
+	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
+	defer cancel()
+	raise := make([]route.Cursor, len(batch))
+	record := make([]history.Cursor, len(batch))
+	for i, c := range batch {
+		raise[i] = route.Cursor{User: c.user, Device: c.device, Address: c.to, Seq: c.seq}
+		record[i] = history.Cursor{Tenant: c.user.Tenant, User: c.user.ID, Device: c.device, Address: c.to.Tokens(), Seq: c.seq}
+	}
+	if err := a.table.RaiseCursors(ctx, raise); err != nil {
+		a.fault.Note("raise cursors in Redis", err) // a cache: the stream is what counts
+	}
+	body, err := json.Marshal(record)
+	if err != nil {
+		return err
+	}
+	_, err = a.js.Publish(ctx, subject.Ack(a.node), body)
+	return err
+}

@@ -1,0 +1,16 @@
+// Package push holds the connections. Each running process is a node with an id of its own; it takes frames from
+// dispatch on its own subject, gives every message to the sessions of its address in exact sequence, fills holes from
+// the archive, and reports what the devices acknowledged.
+//
+// Subjects in: weft.node.<id> (frames, answered), weft.node.<id>.ctl (orders, answered), weft.nodes (frames for every
+// node). Subjects out: weft.auth.verify, weft.history.{read,open,heads} (requests), weft.ack.<id> (stream WEFT_ACK).
+//
+// Goroutines, all owned by Service.Run: the HTTP server; one reader per connection, and a writer only while its outbox
+// is not empty; the fill workers, which read mailboxes from the archive; the acknowledger; the keeper, which renews
+// the node's lease, repairs routes and sweeps; the ticker, which watches every session's clocks.
+//
+// Order of locks: hub shard, then mailbox, then session, then fill queue. Nobody does I/O while holding one.
+//
+// The way of a message reads: node.go (frame in), hub.go (who has the address), session.go (offer, window), lane.go
+// (exact sequence), websocket.go (write), acks.go (what came back).
+package push

@@ -1,0 +1,202 @@
+package push
+
+import (
+	"hash/maphash"
+	"sync"
+	"time"
+
+	"github.com/weftpush/weft/shared/route"
+	"github.com/weftpush/weft/shared/subject"
+)
+
+const (
+	// shards is how many locks the hub's map is spread over (centrifuge's hub has 64 as well).
+	shards = 64
+	// recentMost is how many of the last items a node keeps of each shared address.
+	recentMost = 256
+)
+
+// hub knows which sessions of this node hold an address.
+type hub struct {
+	seed   maphash.Seed
+	shards [shards]shard
+}
+
+type shard struct {
+	mu        sync.RWMutex // protects the map and each mailbox's lanes
+	mailboxes map[subject.Address]*mailbox
+}
+
+// mailbox is an address that sessions of this node hold.
+type mailbox struct {
+	to         subject.Address
+	generation uint64             // of the route; a later registration has a higher one
+	lanes      map[*lane]struct{} // protected by the shard
+
+	mu     sync.Mutex // protects everything below
+	routed   time.Time // when the route was written; zero if Redis does not have it, as far as this node knows
+	compared time.Time // when the head was last compared with the archive
+	head     uint64    // highest sequence that came by
+	recent   []item    // of a shared address: the last items, without holes
+}
+
+func newHub() *hub {
+	h := &hub{seed: maphash.MakeSeed()}
+	for i := range h.shards {
+		h.shards[i].mailboxes = make(map[subject.Address]*mailbox)
+	}
+	return h
+}
+
+func (h *hub) shard(to subject.Address) *shard {
+	return &h.shards[maphash.Comparable(h.seed, to)%shards]
+}
+
+// join adds a lane and returns its mailbox; generation is the mailbox's if it is new.
+func (h *hub) join(l *lane, generation uint64) *mailbox {
+	s := h.shard(l.to)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.mailboxes[l.to]
+	if m == nil {
+		m = &mailbox{to: l.to, generation: generation, lanes: make(map[*lane]struct{}, 1), compared: time.Now()}
+		s.mailboxes[l.to] = m
+	}
+	m.lanes[l] = struct{}{}
+	return m
+}
+
+// leave removes a lane. When it was the last one the mailbox is gone and its route may go: last is its registration.
+func (h *hub) leave(l *lane) (last *route.Registration) {
+	s := h.shard(l.to)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.mailboxes[l.to]
+	if m == nil {
+		return nil
+	}
+	delete(m.lanes, l)
+	if len(m.lanes) > 0 {
+		return nil
+	}
+	delete(s.mailboxes, l.to)
+	return &route.Registration{Address: l.to, Generation: m.generation}
+}
+
+// deliver gives an item to every session of the address; without any it does nothing.
+func (h *hub) deliver(to subject.Address, it item) {
+	s := h.shard(to)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	m := s.mailboxes[to]
+	if m == nil {
+		return
+	}
+	m.note(it)
+	for l := range m.lanes {
+		l.session.offer(l, it)
+	}
+}
+
+// holds says whether a session of this node has the address: frames for all nodes are mostly for others.
+func (h *hub) holds(to subject.Address) bool {
+	s := h.shard(to)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.mailboxes[to] != nil
+}
+
+// observe tells the sessions of an address that sequences up to head exist, if that is news to this node.
+func (h *hub) observe(to subject.Address, head uint64) {
+	s := h.shard(to)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	m := s.mailboxes[to]
+	if m == nil || !m.raise(head) {
+		return
+	}
+	for l := range m.lanes {
+		l.session.observe(l, head)
+	}
+}
+
+// recent returns the last items of a shared address from after+1 on, or nil if this node does not have that one.
+func (h *hub) recent(to subject.Address, after uint64) []item {
+	s := h.shard(to)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if m := s.mailboxes[to]; m != nil {
+		return m.since(after)
+	}
+	return nil
+}
+
+// each calls fn for every mailbox of one shard, as it was at the start of the call.
+func (h *hub) each(i int, fn func(*mailbox)) {
+	s := &h.shards[i]
+	s.mu.RLock()
+	all := make([]*mailbox, 0, len(s.mailboxes))
+	for _, m := range s.mailboxes {
+		all = append(all, m)
+	}
+	s.mu.RUnlock()
+	for _, m := range all {
+		fn(m)
+	}
+}
+
+// note remembers that an item came by.
+func (m *mailbox) note(it item) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.head = max(m.head, it.To)
+	if m.to.Kind == subject.User {
+		return
+	}
+	if n := len(m.recent); n > 0 && m.recent[n-1].To+1 != it.From {
+		if it.From <= m.recent[n-1].To {
+			return // seen before
+		}
+		m.recent = nil // a hole: what is before it is of no use to anyone who reads on
+	}
+	if len(m.recent) == recentMost {
+		m.recent = append(make([]item, 0, recentMost), m.recent[recentMost/2:]...)
+	}
+	m.recent = append(m.recent, it)
+}
+
+// raise notes a head and says whether it is news.
+func (m *mailbox) raise(head uint64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if head <= m.head {
+		return false
+	}
+	m.head = head
+	return true
+}
+
+func (m *mailbox) since(after uint64) []item {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, it := range m.recent {
+		if it.From <= after+1 && it.To > after {
+			return m.recent[i:]
+		}
+	}
+	return nil
+}
+
+// setRouted notes that the route was written, or that it is lost.
+func (m *mailbox) setRouted(at time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.routed = at
+}
+
+// needsRoute says whether the route has to be written: it is not in Redis, or will soon have been there for its life.
+func (m *mailbox) needsRoute(now time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return now.Sub(m.routed) > route.TTL/4
+}

@@ -1,0 +1,106 @@
+package push
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/weftpush/weft/shared/message"
+	"github.com/weftpush/weft/shared/node"
+	"github.com/weftpush/weft/shared/problem"
+	"github.com/weftpush/weft/shared/protocol"
+	"github.com/weftpush/weft/shared/subject"
+)
+
+// subscribe listens on the node's subjects; stop ends that and returns when no handler runs any more.
+func (n *Service) subscribe() (stop func(), err error) {
+	var subs []*nats.Subscription
+	stop = func() {
+		for _, sub := range subs {
+			ended := sub.StatusChanged(nats.SubscriptionClosed)
+			if err := sub.Drain(); err == nil {
+				select {
+				case <-ended:
+				case <-time.After(time.Second): // the connection is gone; nothing comes any more
+				}
+			}
+		}
+	}
+	for subj, handle := range map[string]nats.MsgHandler{
+		subject.Node(n.id):        n.takeFrame,
+		subject.NodeControl(n.id): n.takeOrder,
+		subject.Nodes:             n.takeFrame,
+	} {
+		sub, err := n.nc.Subscribe(subj, handle)
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("push: subscribe to %s: %w", subj, err)
+		}
+		// Frames are bounded by what dispatch leaves unanswered, not by a count of ours.
+		if err := sub.SetPendingLimits(-1, -1); err != nil {
+			stop()
+			return nil, fmt.Errorf("push: %w", err)
+		}
+		subs = append(subs, sub)
+	}
+	return stop, nil
+}
+
+// takeFrame gives each message of a frame to the sessions of its address, then answers: the messages are in the
+// sessions' hands, or will be read from the archive by them. It waits for no client.
+func (n *Service) takeFrame(frame *nats.Msg) {
+	entries, err := message.DecodeEntries(frame.Data)
+	if err != nil {
+		n.faults.Note("read a frame", err)
+		return // without an answer dispatch tells us to sweep
+	}
+	now := time.Now()
+	for _, e := range entries {
+		if !n.hub.holds(e.To) {
+			continue
+		}
+		if e.Message != nil {
+			e.Entry = message.EntryOf(e.Message, now)
+		}
+		n.hub.deliver(e.To, newItem(e.To, e.Entry))
+	}
+	n.answer(frame)
+}
+
+// takeOrder does what an operator, dispatch or another node asks.
+func (n *Service) takeOrder(msg *nats.Msg) {
+	var order node.Order
+	if err := json.Unmarshal(msg.Data, &order); err != nil {
+		n.faults.Note("read an order", err)
+		return
+	}
+	switch order.Op {
+	case node.Probe:
+	case node.Sweep:
+		n.sweepSoon()
+	case node.Replaced:
+		n.replace(order.Session)
+	default:
+		n.faults.Note("obey an order", fmt.Errorf("unknown order %q", order.Op))
+		return
+	}
+	n.answer(msg)
+}
+
+// replace closes a session whose device has a newer connection.
+func (n *Service) replace(id string) {
+	if s := n.session(id); s != nil {
+		s.finish(protocol.CloseReplaced, problem.New(problem.Replaced, "the device %q has connected again elsewhere", s.device))
+	}
+}
+
+func (n *Service) answer(msg *nats.Msg) {
+	if msg.Reply == "" {
+		return
+	}
+	if err := msg.Respond(nil); err != nil {
+		n.faults.Note("answer on "+msg.Subject, err)
+	}
+}

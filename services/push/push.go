@@ -1,0 +1,188 @@
+package push
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/weftpush/weft/shared/fabric"
+	"github.com/weftpush/weft/shared/problem"
+	"github.com/weftpush/weft/shared/protocol"
+	"github.com/weftpush/weft/shared/route"
+	"github.com/weftpush/weft/shared/service"
+)
+
+// Service is one push node. Its id is new at every start: nothing that was meant for an earlier process of the same
+// machine can reach this one.
+type Service struct {
+	id     string
+	cfg    Config
+	nc     *nats.Conn
+	log    *slog.Logger
+	faults *service.Faults
+	ready  chan struct{}
+
+	// Set once by Run before anything else starts.
+	epoch string
+	table *route.Table
+	acks  *acknowledger
+
+	hub        *hub
+	fills      *fillQueue
+	shared     singleflight.Group // reads of shared addresses under way
+	generation atomic.Uint64      // of the last route registration
+	sweeping   chan struct{}      // has room for one: sweep now
+
+	tasks sync.WaitGroup // readers and writers of connections
+
+	mu       sync.Mutex          // protects sessions and closing
+	sessions map[string]*session // open ones, by id
+	closing  bool                // no session may open any more
+}
+
+// New makes a node. It does no I/O.
+func New(cfg Config, nc *nats.Conn, log *slog.Logger) (*Service, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	id := rand.Text()
+	log = log.With("node", id)
+	return &Service{
+		id: id, cfg: cfg, nc: nc, log: log,
+		faults:   service.NewFaults(log),
+		ready:    make(chan struct{}),
+		hub:      newHub(),
+		fills:    newFillQueue(),
+		sweeping: make(chan struct{}, 1),
+		sessions: make(map[string]*session),
+	}, nil
+}
+
+// Ready is closed once the node takes frames and connections.
+func (n *Service) Ready() <-chan struct{} { return n.ready }
+
+// Run serves connections until ctx ends. Then every session is told to go elsewhere, what was acknowledged is handed
+// over, and the node's routes and lease are removed.
+func (n *Service) Run(ctx context.Context) error {
+	js, err := jetstream.New(n.nc)
+	if err != nil {
+		return fmt.Errorf("push: %w", err)
+	}
+	facts, err := fabric.Wait(ctx, js)
+	if err != nil {
+		return fmt.Errorf("push: wait for the fabric: %w", err)
+	}
+	n.epoch = facts.Epoch
+	if n.table, err = route.Open(n.cfg.Redis, facts.Epoch); err != nil {
+		return fmt.Errorf("push: -redis: %w", err)
+	}
+	defer n.table.Close()
+	n.acks = newAcknowledger(n.id, js, n.table, n.faults)
+
+	stop, err := n.subscribe()
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	// The acknowledger outlives the sessions, whose last acknowledgements it hands over.
+	acksCtx, endAcks := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error { return n.acks.run(acksCtx) })
+	group.Go(func() error { return n.keep(ctx) })
+	group.Go(func() error { return n.watch(ctx) })
+	for range fillers {
+		group.Go(func() error { return n.fillLanes(ctx) })
+	}
+	group.Go(func() error { return service.ServeHTTP(ctx, "listen", n.cfg.Listen, n.handler(ctx)) })
+	group.Go(func() error {
+		<-ctx.Done()
+		stop()
+		n.closeAll()
+		n.tasks.Wait()
+		endAcks()
+		return nil
+	})
+	return group.Wait()
+}
+
+// admit enters a session, unless the node is closing.
+func (n *Service) admit(s *session) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closing {
+		return false
+	}
+	n.sessions[s.id] = s
+	return true
+}
+
+// dismiss removes a session.
+func (n *Service) dismiss(s *session) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.sessions, s.id)
+}
+
+// session finds an open session of this node.
+func (n *Service) session(id string) *session {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.sessions[id]
+}
+
+// all is every open session.
+func (n *Service) all() []*session {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	list := make([]*session, 0, len(n.sessions))
+	for _, s := range n.sessions {
+		list = append(list, s)
+	}
+	return list
+}
+
+// closeAll ends every session and lets no new one open.
+func (n *Service) closeAll() {
+	n.mu.Lock()
+	n.closing = true
+	n.mu.Unlock()
+	for _, s := range n.all() {
+		s.finish(protocol.CloseDraining, problem.New(problem.Draining, "this node is going away; connect again"))
+	}
+}
+
+// watch looks at the clocks of all sessions, four times a heartbeat. One goroutine for all costs less than a timer
+// each.
+func (n *Service) watch(ctx context.Context) error {
+	ticker := time.NewTicker(min(n.cfg.Heartbeat/4, time.Second))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-ticker.C:
+			for _, s := range n.all() {
+				s.tick(now)
+			}
+		}
+	}
+}
+
+// handler serves WebSockets and, if told to, the demo. Connections live until ctx ends, not with their request.
+func (n *Service) handler(ctx context.Context) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET "+protocol.Path, n.acceptor(ctx))
+	if n.cfg.Demo {
+		n.serveDemo(mux)
+	}
+	return mux
+}

@@ -1,0 +1,246 @@
+package push
+
+import (
+	"sync"
+	"time"
+
+	"github.com/weftpush/weft/shared/identity"
+	"github.com/weftpush/weft/shared/problem"
+	"github.com/weftpush/weft/shared/protocol"
+	"github.com/weftpush/weft/shared/subject"
+)
+
+const (
+	// controlMost bounds the control objects (pongs, errors) that wait for a client that does not read. Messages are
+	// bounded by the window.
+	controlMost = 256
+	// windowFloor is what the smallest object counts in the window, in bytes: gaps are acknowledged like messages.
+	windowFloor = 64
+)
+
+// transport is the way to one client. It knows nothing of sequences; the session knows nothing of sockets.
+type transport interface {
+	// Write writes objects in order and returns when the transport took them all. A slow client makes it wait, at
+	// most for the transport's own deadline.
+	Write(objects [][]byte) error
+	// Close ends the connection, telling the client the code. It may be called while a Write waits.
+	Close(code protocol.CloseCode, reason string)
+}
+
+// session is one connection of one device: its lanes, its window, its outbox. Messages enter through offer, from the
+// goroutines of the NATS subscriptions and of the fill workers; they leave through drain.
+type session struct {
+	id     string
+	user   subject.Address
+	device string
+	node   *Service
+	out    transport
+
+	mu        sync.Mutex // protects everything below, the lanes included
+	who       *identity.Identity
+	lanes     []*lane // few: a slice is smaller than a map, and looking through it no slower
+	outbox    [][]byte
+	control   int  // control objects in the outbox
+	draining  bool // a drain goroutine runs
+	unacked   int  // bytes sent and not acknowledged, over all lanes
+	fullSince time.Time
+	heard     time.Time // when the client last sent anything
+	pinged    time.Time
+	end       *ending // set once; nothing is accepted after it
+}
+
+// ending is why a session ends.
+type ending struct {
+	code   protocol.CloseCode
+	reason string
+}
+
+// offer gives a live item to one lane. It never waits: what can't be sent now is read from the archive later.
+func (s *session) offer(l *lane, it item) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.end != nil {
+		return
+	}
+	l.take(it, true)
+	s.fill(l)
+}
+
+// observe tells a lane that sequences up to head exist.
+func (s *session) observe(l *lane, head uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.head = max(l.head, head)
+	s.fill(l)
+}
+
+// fill puts a lane with a hole into the fill queue, unless the window has refused something since the last
+// acknowledgement: what would be read could not be sent.
+func (s *session) fill(l *lane) {
+	if l.filling || l.faulted || s.end != nil || !s.fullSince.IsZero() {
+		return
+	}
+	if _, _, ok := l.missing(); ok {
+		l.filling = true
+		s.node.fills.push(l)
+	}
+}
+
+// admit takes size bytes of the window. The window always admits one object, however large.
+func (s *session) admit(size int) bool {
+	if s.unacked > 0 && s.unacked+size > s.node.cfg.Window {
+		if s.fullSince.IsZero() {
+			s.fullSince = time.Now()
+		}
+		return false
+	}
+	s.unacked += size
+	return true
+}
+
+// write puts an object into the outbox and sees to it that somebody writes it.
+func (s *session) write(object []byte) {
+	s.outbox = append(s.outbox, object)
+	s.wake()
+}
+
+// say sends a control object.
+func (s *session) say(v any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sayLocked(object(v))
+}
+
+func (s *session) sayLocked(object []byte) {
+	if s.end != nil {
+		return
+	}
+	if s.control++; s.control > controlMost {
+		s.finishLocked(protocol.CloseSlow, problem.New(problem.TooSlow, "%d answers wait to be read; read them or ask less", controlMost))
+		return
+	}
+	s.write(object)
+}
+
+// wake starts the writer unless it runs. There is none while a session is idle: that halves the memory of an idle
+// connection (design section 9).
+func (s *session) wake() {
+	if !s.draining {
+		s.draining = true
+		s.node.tasks.Go(s.drain)
+	}
+}
+
+// drain writes the outbox until it is empty, then what the session ends with, if it ends.
+func (s *session) drain() {
+	for {
+		s.mu.Lock()
+		batch, end := s.outbox, s.end
+		s.outbox, s.control = nil, 0
+		if len(batch) == 0 {
+			s.draining = false
+		}
+		s.mu.Unlock()
+		if len(batch) == 0 {
+			if end != nil {
+				s.out.Close(end.code, end.reason)
+			}
+			return
+		}
+		if err := s.out.Write(batch); err != nil {
+			s.finish(protocol.CloseSlow, nil)
+		}
+	}
+}
+
+// ack handles an acknowledgement of the client: everything of ch up to seq has been handled.
+func (s *session) ack(ch string, seq uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.lane(ch)
+	switch {
+	case l == nil || l.next == 0:
+		return problem.New(problem.NotSubscribed, "this session does not have the address %q", ch).In("ch")
+	case seq >= l.next:
+		return problem.New(problem.AckAhead, "sequence %d of %s was acknowledged, but only %d were sent", seq, l.to, l.next-1).In("seq")
+	case seq <= l.acked:
+		return nil
+	}
+	s.unacked -= l.ack(seq)
+	s.fullSince = time.Time{}
+	s.node.acks.add(s.user, s.device, l.to, seq)
+	for _, l := range s.lanes { // the room that became free is any lane's
+		l.flush()
+		s.fill(l)
+	}
+	return nil
+}
+
+// lane finds the lane of an address as the wire writes it; the empty string is the user's own mailbox.
+func (s *session) lane(ch string) *lane {
+	if ch == "" {
+		ch = s.user.String()
+	}
+	for _, l := range s.lanes {
+		if l.to.String() == ch {
+			return l
+		}
+	}
+	return nil
+}
+
+// hear notes that the client is alive.
+func (s *session) hear() {
+	s.mu.Lock()
+	s.heard = time.Now()
+	s.mu.Unlock()
+}
+
+// tick is called about four times a heartbeat: it pings, ends what is silent, slow or expired, and tries failed fills
+// again.
+func (s *session) tick(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	beat := s.node.cfg.Heartbeat
+	switch silent := now.Sub(s.heard); {
+	case s.end != nil:
+		return
+	case s.who.Expired(now):
+		s.finishLocked(protocol.CloseToken, problem.New(problem.TokenExpired, "the token has expired; connect with a fresh one"))
+		return
+	case silent > 2*beat:
+		s.finishLocked(protocol.CloseSlow, problem.New(problem.Silent, "nothing was heard for two heartbeats of %s", beat))
+		return
+	case !s.fullSince.IsZero() && now.Sub(s.fullSince) > s.node.cfg.SlowAfter:
+		s.finishLocked(protocol.CloseSlow, problem.New(problem.TooSlow, "nothing of %d unacknowledged bytes was acknowledged for %s", s.unacked, s.node.cfg.SlowAfter))
+		return
+	case silent > beat && now.Sub(s.pinged) > beat:
+		s.pinged = now
+		s.sayLocked(object(protocol.Beat{T: protocol.TPing}))
+	}
+	for _, l := range s.lanes {
+		l.faulted = false
+		s.fill(l)
+	}
+}
+
+// finish ends the session: the client is told the problem, if there is one, then the close code. What waits in the
+// outbox is dropped: it was not acknowledged, so it will come again.
+func (s *session) finish(code protocol.CloseCode, why *problem.Problem) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.finishLocked(code, why)
+}
+
+func (s *session) finishLocked(code protocol.CloseCode, why *problem.Problem) {
+	if s.end != nil {
+		return
+	}
+	s.end = &ending{code: code}
+	s.outbox = nil
+	if why != nil {
+		s.end.reason = string(why.Code)
+		s.outbox = [][]byte{object(protocol.Error{T: protocol.TError, Problem: *why})}
+	}
+	s.wake()
+}

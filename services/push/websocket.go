@@ -1,0 +1,314 @@
+package push
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/weftpush/weft/shared/identity"
+	"github.com/weftpush/weft/shared/problem"
+	"github.com/weftpush/weft/shared/protocol"
+)
+
+const (
+	// frameMost is the largest text message of a client, in bytes. A hello with 100 topics and cursors fits.
+	frameMost = 64 << 10
+	// greetTimeout is how long a client may take for auth and hello.
+	greetTimeout = 5 * time.Second
+	// writeTimeout is how long a client may take to read what is written at once; then the connection is given up.
+	writeTimeout = 10 * time.Second
+	// writeMost is how many bytes of objects go into one WebSocket message, unless one object alone is larger.
+	writeMost = 32 << 10
+	// closeTimeout bounds the writing of a close frame.
+	closeTimeout = time.Second
+)
+
+// buffers are where objects are joined for writing; they are big only while they are used.
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }} //nolint:gochecknoglobals // a pool has to outlive its users
+
+// socket is a WebSocket as a session's transport.
+type socket struct {
+	conn *websocket.Conn
+	mu   sync.Mutex // serialises data writes; control frames have their own lock in gorilla
+}
+
+// acceptor upgrades requests. The handler returns at once and the connection is read in a goroutine of its own: that
+// halves its memory (design section 9).
+func (n *Service) acceptor(ctx context.Context) http.Handler {
+	upgrader := websocket.Upgrader{
+		Subprotocols:     []string{protocol.Name},
+		CheckOrigin:      n.mayConnect,
+		HandshakeTimeout: greetTimeout,
+		WriteBufferPool:  &sync.Pool{},
+		// No compression: the library's read limit does not bound what a small message inflates to.
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if websocket.IsWebSocketUpgrade(r) && !slices.Contains(websocket.Subprotocols(r), protocol.Name) {
+			http.Error(w, "offer the WebSocket subprotocol "+protocol.Name, http.StatusBadRequest)
+			return
+		}
+		token := bearer(r)
+		conn, err := upgrader.Upgrade(w, r, nil)
+		if err != nil {
+			return // the upgrader has answered
+		}
+		n.tasks.Go(func() { n.serve(ctx, &socket{conn: conn}, token) })
+	})
+}
+
+// mayConnect says whether the page that asks may connect. Programs send no Origin; they need a token like everybody,
+// which no browser adds by itself, so a missing Origin gives nothing away.
+func (n *Service) mayConnect(r *http.Request) bool {
+	origin := r.Header.Get("Origin")
+	if origin == "" || n.cfg.Origins == "*" {
+		return true
+	}
+	u, err := url.Parse(origin)
+	return err == nil && (strings.EqualFold(u.Host, r.Host) || slices.Contains(strings.Split(n.cfg.Origins, ","), origin))
+}
+
+// bearer is the token of a request, from its Authorization header or, from browsers, its subprotocols.
+func bearer(r *http.Request) string {
+	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+		return token
+	}
+	for _, p := range websocket.Subprotocols(r) {
+		if encoded, ok := strings.CutPrefix(p, protocol.BearerPrefix); ok {
+			if token, err := base64.RawURLEncoding.DecodeString(encoded); err == nil {
+				return string(token)
+			}
+		}
+	}
+	return ""
+}
+
+// serve runs one connection from its first object to its end.
+func (n *Service) serve(ctx context.Context, sock *socket, token string) {
+	hangUp := context.AfterFunc(ctx, func() { _ = sock.conn.Close() })
+	s, err := n.greet(ctx, sock, token)
+	hangUp()
+	if err != nil {
+		sock.refuse(err)
+		return
+	}
+	s.finish(sock.converse(ctx, n, s)) // the session's writer says why, and closes the connection
+	n.close(ctx, s)
+}
+
+// greet takes auth and hello and opens the session. The whole of it has greetTimeout to arrive.
+func (n *Service) greet(ctx context.Context, sock *socket, token string) (*session, error) {
+	if err := sock.conn.SetReadDeadline(time.Now().Add(greetTimeout)); err != nil {
+		return nil, err
+	}
+	var first []protocol.FromClient
+	next := func() (protocol.FromClient, error) {
+		for len(first) == 0 {
+			var err error
+			if first, err = sock.read(); err != nil {
+				return protocol.FromClient{}, err
+			}
+		}
+		o := first[0]
+		first = first[1:]
+		return o, nil
+	}
+	o, err := next()
+	if err == nil && o.T == protocol.TAuth {
+		token = o.Token
+		o, err = next()
+	}
+	switch {
+	case err != nil:
+		return nil, err
+	case o.T != protocol.THello:
+		return nil, problem.New(problem.HelloExpected, "the first object must be hello (or auth, then hello), not %q", o.T).In("t")
+	case len(first) > 0:
+		return nil, problem.New(problem.HelloExpected, "wait for welcome before sending more")
+	}
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	who, err := n.verify(ctx, token)
+	if err != nil {
+		return nil, err
+	}
+	s, err := n.open(ctx, sock, who, o)
+	if err != nil {
+		return nil, err
+	}
+	return s, sock.conn.SetReadDeadline(time.Time{})
+}
+
+func (n *Service) verify(ctx context.Context, token string) (*identity.Identity, error) {
+	if token == "" {
+		return nil, problem.New(problem.Unauthorized, "no token: send it as Authorization: Bearer, as subprotocol %s<base64url>, or in an auth object", protocol.BearerPrefix)
+	}
+	return identity.Verify(ctx, n.nc, token)
+}
+
+// converse handles what the client sends until the connection ends, and says how the session has to end.
+func (sock *socket) converse(ctx context.Context, n *Service, s *session) (protocol.CloseCode, *problem.Problem) {
+	for {
+		objects, err := sock.read()
+		if err != nil {
+			return verdict(err)
+		}
+		s.hear()
+		for _, o := range objects {
+			if err := n.handle(ctx, s, o); err != nil {
+				return verdict(err)
+			}
+		}
+	}
+}
+
+// handle does what one object of an open session asks.
+func (n *Service) handle(ctx context.Context, s *session, o protocol.FromClient) error {
+	switch o.T {
+	case protocol.TAck:
+		return s.ack(o.Ch, o.Seq)
+	case protocol.TPing:
+		s.say(protocol.Beat{T: protocol.TPong})
+		return nil
+	case protocol.TPong:
+		return nil
+	case protocol.TSub, protocol.TUnsub:
+		ctx, cancel := context.WithTimeout(ctx, openTimeout)
+		defer cancel()
+		return n.retopic(ctx, s, o)
+	case protocol.TAuth:
+		ctx, cancel := context.WithTimeout(ctx, openTimeout)
+		defer cancel()
+		return n.renew(ctx, s, o.Token)
+	case protocol.THello:
+		return problem.New(problem.BadFrame, "hello was said already; open a new connection to begin anew").In("t")
+	default:
+		return problem.New(problem.UnknownFrame, "the object %q is unknown; a client sends hello, ack, ping, pong, auth, sub and unsub", o.T).In("t")
+	}
+}
+
+// read takes the next text message apart. Errors are problems where the client is to blame.
+func (sock *socket) read() ([]protocol.FromClient, error) {
+	kind, r, err := sock.conn.NextReader()
+	if err != nil {
+		return nil, err
+	}
+	raw, err := io.ReadAll(io.LimitReader(r, frameMost+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(raw) > frameMost:
+		return nil, problem.New(problem.TooLarge, "a message of a client may have %d bytes", frameMost)
+	case kind != websocket.TextMessage:
+		return nil, problem.New(problem.BadFrame, "a binary message came; %s is text", protocol.Name)
+	case !utf8.Valid(raw): // the library does not check
+		return nil, problem.New(problem.NotUTF8, "a text message was not UTF-8")
+	}
+	var objects []protocol.FromClient
+	for line := range bytes.SplitSeq(raw, []byte("\n")) {
+		if len(bytes.TrimSpace(line)) == 0 {
+			continue
+		}
+		var o protocol.FromClient
+		if err := json.Unmarshal(line, &o); err != nil {
+			return nil, problem.New(problem.BadFrame, "a line is not the JSON object it should be: %v", err)
+		}
+		objects = append(objects, o)
+	}
+	return objects, nil
+}
+
+// Write implements transport.
+func (sock *socket) Write(objects [][]byte) error {
+	sock.mu.Lock()
+	defer sock.mu.Unlock()
+	if err := sock.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return err
+	}
+	joined := buffers.Get().(*bytes.Buffer) //nolint:forcetypeassert // the pool holds nothing else
+	defer buffers.Put(joined)
+	joined.Reset()
+	for i, o := range objects {
+		joined.Write(o)
+		if i == len(objects)-1 || joined.Len()+len(objects[i+1]) >= writeMost {
+			if err := sock.conn.WriteMessage(websocket.TextMessage, joined.Bytes()); err != nil {
+				return err
+			}
+			joined.Reset()
+			continue
+		}
+		joined.WriteByte('\n')
+	}
+	return nil
+}
+
+// Close implements transport.
+func (sock *socket) Close(code protocol.CloseCode, reason string) {
+	frame := websocket.FormatCloseMessage(int(code), reason)
+	// Both only fail on a connection that is gone, which is what is wanted.
+	_ = sock.conn.WriteControl(websocket.CloseMessage, frame, time.Now().Add(closeTimeout))
+	_ = sock.conn.Close()
+}
+
+// refuse ends a connection that has no session.
+func (sock *socket) refuse(err error) {
+	code, why := verdict(err)
+	if why != nil {
+		_ = sock.Write([][]byte{object(protocol.Error{T: protocol.TError, Problem: *why})})
+		sock.Close(code, string(why.Code))
+		return
+	}
+	sock.Close(code, "")
+}
+
+// verdict is the close code that goes with an error: of reading, of the client's behaviour, or of ours. The problem is
+// nil when there is nobody left to tell.
+func verdict(err error) (protocol.CloseCode, *problem.Problem) {
+	p, ok := errors.AsType[*problem.Problem](err)
+	if !ok {
+		var timeout interface{ Timeout() bool }
+		if errors.As(err, &timeout) && timeout.Timeout() {
+			return protocol.CloseSlow, problem.New(problem.HelloExpected, "no hello came within %s", greetTimeout)
+		}
+		return protocol.CloseNormal, nil
+	}
+	switch p.Code {
+	case problem.Unauthorized, problem.TokenExpired:
+		return protocol.CloseToken, p
+	case problem.Forbidden:
+		return protocol.CloseForbidden, p
+	case problem.TooLarge:
+		return protocol.CloseTooLarge, p
+	case problem.Unavailable, problem.Busy, problem.InternalFault:
+		return protocol.CloseBackOff, p
+	case problem.Draining:
+		return protocol.CloseDraining, p
+	default:
+		return protocol.CloseProtocol, p
+	}
+}
+
+// renew takes a fresh token on a live session. It must be for the same user and device; topics that it does not
+// allow any more are taken away.
+func (n *Service) renew(ctx context.Context, s *session, token string) error {
+	who, err := n.verify(ctx, token)
+	if err != nil {
+		return err
+	}
+	if who.Tenant != s.user.Tenant || who.User != s.user.ID || (who.Device != "" && who.Device != s.device) {
+		return problem.New(problem.Forbidden, "the fresh token is for another user or device; open a new connection for it").In("token")
+	}
+	n.leave(ctx, s.adopt(who))
+	return nil
+}
