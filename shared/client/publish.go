@@ -1,0 +1,198 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/oklog/ulid/v2"
+
+	"github.com/weftpush/weft/shared/message"
+	"github.com/weftpush/weft/shared/problem"
+	"github.com/weftpush/weft/shared/rpc"
+	"github.com/weftpush/weft/shared/subject"
+)
+
+const (
+	// publishPatience is how long a publish goes on trying when its context has no deadline. The loss of a stream's
+	// leader takes 4 to 7 s (design section 9).
+	publishPatience = 15 * time.Second
+	// publishAttempt is how long one try waits for its answer before the same message is sent again.
+	publishAttempt = 2 * time.Second
+	// publishPause is the longest pause between two tries.
+	publishPause = time.Second
+	// messageTooLarge is JetStream's error code for a message over its stream's limit.
+	messageTooLarge = 10054
+)
+
+// Publisher publishes messages over a NATS connection, which stays the caller's. It may be used concurrently.
+type Publisher struct {
+	nc      *nats.Conn
+	attempt time.Duration
+}
+
+// NewPublisher makes a Publisher; it does no I/O.
+func NewPublisher(nc *nats.Conn) *Publisher { return &Publisher{nc: nc, attempt: publishAttempt} }
+
+// Ack says that a partition's stream holds the message: it is accepted, and survives every process. It has no
+// sequence in its mailbox yet.
+type Ack struct {
+	ID       string // the message's id: the one given, or the one made for it
+	Stream   string
+	Position uint64 // in the stream; not the mailbox's sequence
+}
+
+// Receipt says that the archive holds the message.
+type Receipt struct {
+	ID    string `json:"id"`
+	To    string `json:"to"`
+	Seq   uint64 `json:"seq"`   // in the mailbox of To
+	State string `json:"state"` // `archived`
+}
+
+// Option sets a header of a message.
+type Option func(nats.Header)
+
+// WithID chooses the message's id: publishing it again does nothing, for as long as the archive keeps the message.
+func WithID(id string) Option { return header(message.HeaderID, id) }
+
+// WithType names what happened.
+func WithType(name string) Option { return header(message.HeaderType, name) }
+
+// WithContentType says what the payload is; without it, it is JSON.
+func WithContentType(name string) Option { return header(message.HeaderContentType, name) }
+
+// WithTTL makes the message expire, counted from its acceptance. It is not shown afterwards.
+func WithTTL(ttl time.Duration) Option { return header(message.HeaderTTL, ttl.String()) }
+
+// WithTraceParent carries a W3C trace to the receivers.
+func WithTraceParent(traceparent string) Option { return header(message.HeaderTrace, traceparent) }
+
+func header(name, value string) Option {
+	return func(h nats.Header) { h[name] = []string{value} } // not Set: it would change the spelling
+}
+
+// Publish hands a message to the stream door and returns once its stream holds it. A message that collect would
+// refuse is refused here already, since behind the stream door a refusal is only a receipt and a quarantine entry.
+//
+// It tries until ctx ends (15 s where ctx has no deadline) and sends the same id each time, so that a message whose
+// answer was lost is still one message. When it fails with Unavailable the message may have been accepted all the
+// same: the Ack has its id also then, and publishing again with that id is safe.
+func (p *Publisher) Publish(ctx context.Context, to subject.Address, payload []byte, options ...Option) (Ack, error) {
+	m, err := outgoing(subject.In, to, payload, options)
+	if err != nil {
+		return Ack{}, err
+	}
+	ack := Ack{ID: m.Header[message.HeaderID][0]}
+	ctx, cancel := patience(ctx)
+	defer cancel()
+	pause := backoff{most: publishPause}
+	for {
+		held, refusal := p.try(ctx, m)
+		if refusal == nil {
+			ack.Stream, ack.Position = held.Stream, held.Sequence
+			return ack, nil
+		}
+		if !refusal.Retry || p.nc.IsClosed() || wait(ctx, pause.next()) != nil {
+			return ack, refusal
+		}
+	}
+}
+
+// pubAck is what JetStream answers to a publish.
+type pubAck struct {
+	nats.PubAck
+
+	Refusal *nats.APIError `json:"error"`
+}
+
+// try publishes once.
+func (p *Publisher) try(ctx context.Context, m *nats.Msg) (*nats.PubAck, *problem.Problem) {
+	ctx, cancel := context.WithTimeout(ctx, p.attempt)
+	defer cancel()
+	reply, err := p.nc.RequestMsgWithContext(ctx, m)
+	switch {
+	case errors.Is(err, nats.ErrMaxPayload):
+		return nil, tooLarge()
+	case errors.Is(err, nats.ErrNoResponders):
+		return nil, problem.New(problem.Unavailable, "no stream takes messages right now; is collect running? Publish again with the same id")
+	case err != nil:
+		return nil, problem.New(problem.Unavailable, "the message may or may not have been accepted (%v); publish again with the same id", err)
+	}
+	var answer pubAck
+	if err := json.Unmarshal(reply.Data, &answer); err != nil || (answer.Refusal == nil && answer.Stream == "") {
+		return nil, problem.New(problem.InternalFault, "somebody who is no stream answers on %s", m.Subject)
+	}
+	return &answer.PubAck, refused(answer.Refusal)
+}
+
+// refused is what a stream's error means to a publisher; nil for none.
+func refused(e *nats.APIError) *problem.Problem {
+	switch {
+	case e == nil:
+		return nil
+	case e.ErrorCode == messageTooLarge:
+		return tooLarge()
+	case e.Code >= http.StatusInternalServerError: // a full stream, a cluster without a leader
+		return problem.New(problem.Unavailable, "the stream can't take the message right now (%s); publish again with the same id", e.Description)
+	default:
+		return problem.New(problem.BadRequest, "the stream refused the message: %s", e.Description)
+	}
+}
+
+// Request hands a message to the request door and returns once the archive holds it. It tries once: Unavailable
+// comes at once when the partition has no owner at the moment, and the Receipt has the message's id also then, so
+// that the caller may try again with it.
+func (p *Publisher) Request(ctx context.Context, to subject.Address, payload []byte, options ...Option) (Receipt, error) {
+	m, err := outgoing(subject.Publish, to, payload, options)
+	if err != nil {
+		return Receipt{}, err
+	}
+	receipt := Receipt{ID: m.Header[message.HeaderID][0]}
+	ctx, cancel := patience(ctx)
+	defer cancel()
+	reply, err := rpc.Send(ctx, p.nc, m)
+	if err != nil {
+		return receipt, err
+	}
+	if err := json.Unmarshal(reply.Data, &receipt); err != nil {
+		return receipt, fmt.Errorf("client: the receipt of %s: %w", m.Subject, err)
+	}
+	return receipt, nil
+}
+
+// outgoing makes the NATS message for one of the doors, with an id, and checks it as collect will.
+func outgoing(door func(subject.Address) string, to subject.Address, payload []byte, options []Option) (*nats.Msg, error) {
+	if err := to.Check(); err != nil {
+		return nil, err
+	}
+	h := nats.Header{message.HeaderID: {ulid.MustNew(ulid.Now(), rand.Reader).String()}}
+	for _, set := range options {
+		set(h)
+	}
+	if h[message.HeaderID][0] == "" {
+		return nil, problem.New(problem.BadHeader, "the id is empty; choose one, or none to have one made").In(message.HeaderID)
+	}
+	// Only the server knows its limit on payloads.
+	if _, err := message.Read(to, h, payload, time.Now(), message.Limits{Payload: math.MaxInt}); err != nil {
+		return nil, err
+	}
+	return &nats.Msg{Subject: door(to), Header: h, Data: payload}, nil
+}
+
+func patience(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, publishPatience)
+}
+
+func tooLarge() *problem.Problem {
+	return problem.New(problem.TooLarge, "the message is larger than the server takes; publish a link to what is large")
+}
