@@ -38,12 +38,13 @@ func startNATS(t *testing.T, partitions int) *embed.Server {
 // connect returns a connection that keeps trying, as those of the services do.
 func connect(t *testing.T, url string) jetstream.JetStream {
 	t.Helper()
-	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0))
+	closed := make(chan struct{})
+	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0),
+		nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		closed := nc.StatusChanged(nats.CLOSED)
 		nc.Close()
 		<-closed
 	})
