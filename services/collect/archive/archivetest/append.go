@@ -1,0 +1,291 @@
+package archivetest
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/weftpush/weft/services/collect/archive"
+	"github.com/weftpush/weft/shared/message"
+	"github.com/weftpush/weft/shared/subject"
+)
+
+func facts(t *testing.T, s *suite) {
+	got := s.a.Facts()
+	if len(got.Epoch) < 20 || got.Partitions != Partitions {
+		t.Errorf("facts of a new archive: %+v", got)
+	}
+	if other := s.open().Facts(); other != got {
+		t.Errorf("facts changed from %+v to %+v", got, other)
+	}
+	_, err := s.store.Open(t.Context(), Partitions+3)
+	if !errors.Is(err, archive.ErrPartitions) || !strings.Contains(err.Error(), "4") || !strings.Contains(err.Error(), "7") {
+		t.Errorf("opened with other partitions: %v; want ErrPartitions with 4 and 7", err)
+	}
+	if _, err := s.store.Open(t.Context(), 0); err == nil {
+		t.Error("opened with 0 partitions")
+	}
+	s.must(s.a.Ping(t.Context()))
+}
+
+func creators(t *testing.T, s *suite) {
+	epochs := make([]string, 4)
+	var group sync.WaitGroup
+	for i := range epochs {
+		group.Go(func() {
+			a, err := s.store.Open(t.Context(), Partitions)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			epochs[i] = a.Facts().Epoch
+			if err := a.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	for _, epoch := range epochs {
+		if epoch != s.a.Facts().Epoch {
+			t.Errorf("epoch %q; want %q", epoch, s.a.Facts().Epoch)
+		}
+	}
+}
+
+func appendOrder(t *testing.T, s *suite) {
+	a, b := user("a"), user("b")
+	memory := archive.Heads{}
+	first := s.append(s.a, 0, memory, text(a, "1"), text(b, "x"), text(a, "2"))
+	second := s.append(s.a, 0, memory, text(b, "y"), text(a, "3"))
+	for i, o := range append(first, second...) {
+		if want := []uint64{1, 1, 2, 2, 3}[i]; o.Fate != archive.Stored || o.Message.Seq != want || o.Message.Archived == 0 {
+			t.Errorf("outcome %d: fate %d, %+v; want it stored as %d", i, o.Fate, o.Message, want)
+		}
+	}
+	if memory[a] != 3 || memory[b] != 2 {
+		t.Errorf("the owner remembers %v", memory)
+	}
+	s.reopen()
+	s.append(s.a, 0, archive.Heads{}, text(a, "4"))
+	s.expect(s.a, a, time.Now(), "1=1 2=2 3=3 4=4")
+	s.expect(s.a, b, time.Now(), "1=x 2=y")
+	if outcomes := s.append(s.a, 0, memory); len(outcomes) != 0 {
+		t.Errorf("an empty batch has %d outcomes", len(outcomes))
+	}
+}
+
+func appendFields(t *testing.T, s *suite) {
+	m := &message.Message{
+		To: user("a"), ID: "id", Type: "order.paid", ContentType: "application/octet-stream", Trace: "00-4bf9-00f0-01",
+		At: 1_700_000_000_123, Expires: time.Now().Add(time.Hour).UnixMilli(), Again: true, Payload: []byte{0, 0xff, '\n', 0xc3, 0x28, 0},
+	}
+	before := time.Now().UnixMilli()
+	s.append(s.a, 0, archive.Heads{}, m)
+	if m.Archived < before || m.Archived > time.Now().UnixMilli() {
+		t.Errorf("archived at %d", m.Archived)
+	}
+	got := s.entries(s.a, m.To, 1000, time.Now())[0].Message
+	if !reflect.DeepEqual(got, m) {
+		t.Errorf("read %+v; stored %+v", got, m)
+	}
+	copied := again(m)
+	if o := s.append(s.a, 0, archive.Heads{}, copied)[0]; o.Fate != archive.Duplicate || !reflect.DeepEqual(o.Message, m) {
+		t.Errorf("the duplicate gives %d %+v; stored was %+v", o.Fate, o.Message, m)
+	}
+}
+
+func appendDuplicates(t *testing.T, s *suite) {
+	to := user("a")
+	x, y, z := text(to, "x"), text(to, "y"), text(to, "z")
+	memory := archive.Heads{}
+	check := func(step string, outcomes []archive.Outcome, want ...any) {
+		t.Helper()
+		for i, o := range outcomes {
+			if o.Fate != want[2*i] || o.Message.Seq != uint64(want[2*i+1].(int)) { //nolint:forcetypeassert,errcheck // ours
+				t.Errorf("%s, message %d: fate %d, sequence %d; want %v, %v", step, i, o.Fate, o.Message.Seq, want[2*i], want[2*i+1])
+			}
+		}
+	}
+	check("inside a batch", s.append(s.a, 0, memory, x, again(x), y, with(x, "another body")),
+		archive.Stored, 1, archive.Duplicate, 1, archive.Stored, 2, archive.Conflict, 1)
+	check("across batches", s.append(s.a, 0, memory, z, again(x), with(y, "another body"), again(z), text(to, "v")),
+		archive.Stored, 3, archive.Duplicate, 1, archive.Conflict, 2, archive.Duplicate, 3, archive.Stored, 4)
+	s.reopen()
+	outcomes := s.append(s.a, 0, archive.Heads{}, again(z), text(to, "w"), again(y), with(z, "another body"))
+	check("after a restart", outcomes, archive.Duplicate, 3, archive.Stored, 5, archive.Duplicate, 2, archive.Conflict, 3)
+	if got := string(outcomes[3].Message.Payload); got != "z" {
+		t.Errorf("a conflict shows the payload %q; want what is archived", got)
+	}
+	for name, change := range map[string]func(*message.Message){
+		"type":         func(m *message.Message) { m.Type = "other" },
+		"content type": func(m *message.Message) { m.ContentType = "text/html" },
+	} {
+		m := again(x)
+		change(m)
+		if o := s.append(s.a, 0, memory, m)[0]; o.Fate != archive.Conflict {
+			t.Errorf("another %s: fate %d; want a conflict", name, o.Fate)
+		}
+	}
+	m := again(x)
+	m.At, m.Trace, m.Expires = m.At+1, "another", m.At+1000
+	if o := s.append(s.a, 0, memory, m)[0]; o.Fate != archive.Duplicate {
+		t.Errorf("a redelivery with another time: fate %d; want a duplicate", o.Fate)
+	}
+	s.expect(s.a, to, time.Now(), "1=x 2=y 3=z 4=v 5=w")
+}
+
+func appendIdentity(t *testing.T, s *suite) {
+	places := []subject.Address{
+		user("a"), user("A"), user("b"), topic("a"), {Tenant: "other", Kind: subject.User, ID: "a"}, {Tenant: "default", Kind: subject.All},
+		{Tenant: "other", Kind: subject.All},
+	}
+	var batch []*message.Message
+	for i, to := range places {
+		batch = append(batch, with(text(to, "same"), fmt.Sprint(i)))
+	}
+	for range 2 {
+		for i, o := range s.append(s.a, 0, archive.Heads{}, batch...) {
+			if o.Message.Seq != 1 || string(o.Message.Payload) != fmt.Sprint(i) {
+				t.Errorf("%v: fate %d, %+v", places[i], o.Fate, o.Message)
+			}
+			batch[i] = again(batch[i])
+		}
+	}
+}
+
+func appendStaleHeads(t *testing.T, s *suite) {
+	to, other := user("a"), user("b")
+	s.fill(to, 5)
+	for i, memory := range []archive.Heads{{}, {to: 0}, {to: 2}, {to: 7}, nil} {
+		s.append(s.a, 0, memory, text(other, fmt.Sprint("o", i)), text(to, fmt.Sprint("m", i)), text(to, fmt.Sprint("n", i)))
+		if memory != nil && memory[to] != uint64(7+2*i) {
+			t.Errorf("the memory of step %d says %d; want %d", i, memory[to], 7+2*i)
+		}
+		if got := len(s.entries(s.a, to, 1<<20, time.Now())); got != 7+2*i {
+			t.Errorf("%d entries after step %d; want %d", got, i, 7+2*i)
+		}
+	}
+}
+
+// twoOwners has two owners, each with its own memory of heads, write to the same addresses at once.
+func twoOwners(t *testing.T, s *suite) {
+	const batches, size = 12, 8
+	places := []subject.Address{user("a"), user("b")}
+	var group sync.WaitGroup
+	for owner := range 2 {
+		a := s.open()
+		group.Go(func() {
+			memory := archive.Heads{}
+			for b := range batches {
+				var batch []*message.Message
+				for i := range size {
+					batch = append(batch, text(places[i%2], fmt.Sprintf("%d-%03d", owner, b*size+i)))
+				}
+				outcomes, err := a.Append(t.Context(), 0, batch, memory)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for _, o := range outcomes {
+					if o.Fate != archive.Stored {
+						t.Errorf("%s: fate %d", o.Message.ID, o.Fate)
+					}
+				}
+			}
+		})
+	}
+	group.Wait()
+	for _, to := range places {
+		last, count := map[byte]string{}, 0
+		archived := int64(0)
+		for _, e := range s.entries(s.a, to, 1<<20, time.Now()) {
+			m := e.Message
+			if m.ID <= last[m.ID[0]] {
+				t.Errorf("%s: %s comes after %s", to, m.ID, last[m.ID[0]])
+			}
+			if m.Archived < archived {
+				t.Errorf("%s: %s was archived at %d, after one of %d", to, m.ID, m.Archived, archived)
+			}
+			last[m.ID[0]], archived = m.ID, m.Archived
+			count++
+		}
+		if count != batches*size {
+			t.Errorf("%s has %d messages; want %d", to, count, batches*size)
+		}
+	}
+}
+
+// twoOwnersSameMessages has two owners archive one stream, as when a paused owner wakes up.
+func twoOwnersSameMessages(t *testing.T, s *suite) {
+	const batches, size = 10, 5
+	to := user("a")
+	seqs := [2]map[string]uint64{{}, {}}
+	var stored [2]int
+	var group sync.WaitGroup
+	for owner := range 2 {
+		a := s.open()
+		group.Go(func() {
+			memory := archive.Heads{}
+			for b := range batches {
+				var batch []*message.Message
+				for i := range size {
+					m := text(to, fmt.Sprintf("%03d", b*size+i))
+					batch = append(batch, m)
+				}
+				outcomes, err := a.Append(t.Context(), 0, batch, memory)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for _, o := range outcomes {
+					seqs[owner][o.Message.ID] = o.Message.Seq
+					if o.Fate == archive.Stored {
+						stored[owner]++
+					}
+				}
+			}
+		})
+	}
+	group.Wait()
+	if !reflect.DeepEqual(seqs[0], seqs[1]) || stored[0]+stored[1] != batches*size {
+		t.Errorf("the owners stored %v and were given\n%v\n%v", stored, seqs[0], seqs[1])
+	}
+	if got := len(s.entries(s.a, to, 1<<20, time.Now())); got != batches*size {
+		t.Errorf("%d messages; want %d", got, batches*size)
+	}
+}
+
+func oddIDs(t *testing.T, s *suite) {
+	ids := []string{
+		strings.Repeat("x", 128), strings.Repeat("é", 64), "a.b", "a/b", "a%2Fb", "100%", `"quoted"`, "it's; DROP TABLE messages;--",
+		"😀", "nul\x00nul", "nul\x00", "nul", " ", "*", ">", "$ne", "a", "A", "ä", "a\u0308", "\u2028", "=YQ", "~", "\uffff", "\x7f",
+	}
+	var batch []*message.Message
+	for _, id := range ids {
+		batch = append(batch, text(user(id), "one"))
+	}
+	for _, id := range ids {
+		batch = append(batch, text(topic("odd"), id))
+	}
+	s.append(s.a, 0, archive.Heads{}, batch...)
+	for _, id := range ids {
+		s.expect(s.a, user(id), time.Now(), "1=one")
+	}
+	for i, e := range s.entries(s.a, topic("odd"), 1<<20, time.Now()) {
+		if e.Message.ID != ids[i] {
+			t.Errorf("message %d has the id %q; want %q", i, e.Message.ID, ids[i])
+		}
+	}
+	for i := range batch {
+		batch[i] = again(batch[i])
+	}
+	for i, o := range s.append(s.a, 0, archive.Heads{}, batch...) {
+		if o.Fate != archive.Duplicate {
+			t.Errorf("%q to %q again: fate %d", batch[i].ID, batch[i].To.ID, o.Fate)
+		}
+	}
+}

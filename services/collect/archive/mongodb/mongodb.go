@@ -1,0 +1,114 @@
+// Package mongodb is the archive for fabrics of several machines.
+//
+// Writes are acknowledged by the majority and journaled; everything is read from the primary with the majority's
+// concern, so what was read once can't be rolled back. Nothing needs a transaction or an atomic read-and-write: the
+// unique keys of messages and $max on cursors decide between processes.
+//
+//	messages  _id "<address tokens>/<sequence, 20 digits>": range and head of a mailbox are one index
+//	          unique (address, id): what was published twice
+//	          (partition, archived, _id): Since, and Purge by age
+//	          (partition, why, expires): Purge of what expired
+//	cursors   _id "<tenant>/<user>/<address tokens>/<device>", each encoded: one range holds the devices of a user
+//	facts     one document
+package mongodb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+	"go.mongodb.org/mongo-driver/v2/mongo/readconcern"
+	"go.mongodb.org/mongo-driver/v2/mongo/readpref"
+	"go.mongodb.org/mongo-driver/v2/mongo/writeconcern"
+
+	"github.com/weftpush/weft/services/collect/archive"
+	"github.com/weftpush/weft/services/collect/archive/internal/mailbox"
+)
+
+const (
+	closeTimeout = 10 * time.Second // for the driver's own work at Close
+	factsKey     = "facts"
+)
+
+// Archive is an archive.Archive in one MongoDB database.
+type Archive struct {
+	facts    archive.Facts
+	client   *mongo.Client
+	messages *mongo.Collection
+	cursors  *mongo.Collection
+	clock    clock
+}
+
+var _ archive.Archive = (*Archive)(nil)
+
+// Open opens the archive in a database and creates it if it is not there. The epoch in facts is not looked at: a new
+// archive gets its own. Several processes may do it at once. The error is archive.ErrPartitions if it was created
+// with another number. A server that can't be reached is an error when ctx ends, at the latest after the driver's
+// selection timeout (30 s unless the URI says otherwise).
+func Open(ctx context.Context, uri, database string, facts archive.Facts) (*Archive, error) {
+	if err := mailbox.Check(facts); err != nil {
+		return nil, err
+	}
+	journal := true
+	client, err := mongo.Connect(options.Client().ApplyURI(uri).SetAppName("weft-archive").
+		SetWriteConcern(&writeconcern.WriteConcern{W: writeconcern.WCMajority, Journal: &journal}).
+		SetReadConcern(readconcern.Majority()).SetReadPreference(readpref.Primary()))
+	if err != nil {
+		return nil, fmt.Errorf("mongodb: connect: %w", err)
+	}
+	db := client.Database(database)
+	a := &Archive{client: client, messages: db.Collection("messages"), cursors: db.Collection("cursors")}
+	if err := a.create(ctx, db.Collection("facts"), facts); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	return a, nil
+}
+
+// create makes what is missing in the database and reads what was decided when it was made.
+func (a *Archive) create(ctx context.Context, facts *mongo.Collection, wanted archive.Facts) error {
+	// One by one: FerretDB v1 panics on a request for several indexes that are there already.
+	for _, index := range []mongo.IndexModel{
+		{Keys: bson.D{{Key: "address", Value: 1}, {Key: "id", Value: 1}}, Options: options.Index().SetUnique(true)},
+		{Keys: bson.D{{Key: "partition", Value: 1}, {Key: "archived", Value: 1}, {Key: "_id", Value: 1}}},
+		{Keys: bson.D{{Key: "partition", Value: 1}, {Key: "why", Value: 1}, {Key: "expires", Value: 1}}},
+	} {
+		if _, err := a.messages.Indexes().CreateOne(ctx, index); err != nil {
+			return fmt.Errorf("mongodb: create index: %w", err)
+		}
+	}
+	_, err := facts.InsertOne(ctx, bson.D{
+		{Key: "_id", Value: factsKey}, {Key: "epoch", Value: mailbox.NewEpoch()}, {Key: "partitions", Value: wanted.Partitions},
+	})
+	if err != nil && !mongo.IsDuplicateKeyError(err) {
+		return fmt.Errorf("mongodb: create facts: %w", err)
+	}
+	if err := facts.FindOne(ctx, bson.D{{Key: "_id", Value: factsKey}}).Decode(&a.facts); err != nil {
+		return fmt.Errorf("mongodb: read facts: %w", err)
+	}
+	return mailbox.Agree(a.facts, wanted)
+}
+
+// Facts are the archive's epoch and partitions.
+func (a *Archive) Facts() archive.Facts { return a.facts }
+
+// Ping says whether the primary answers.
+func (a *Archive) Ping(ctx context.Context) error {
+	if err := a.client.Ping(ctx, readpref.Primary()); err != nil {
+		return fmt.Errorf("mongodb: ping: %w", err)
+	}
+	return nil
+}
+
+// Close ends the driver's connections and goroutines.
+func (a *Archive) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	if err := a.client.Disconnect(ctx); err != nil {
+		return fmt.Errorf("mongodb: close: %w", err)
+	}
+	return nil
+}
