@@ -3,7 +3,6 @@ package collect
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -42,7 +41,9 @@ func (s *Service) readAcks(ctx context.Context) error {
 
 // raiseCursors does one batch: what was fetched is acknowledged after the archive has it.
 func (s *Service) raiseCursors(ctx context.Context, consumer jetstream.Consumer) error {
-	fetched, err := consumer.Fetch(ackFetch, jetstream.FetchMaxWait(ackWait))
+	waiting, cancel := context.WithTimeout(ctx, ackWait)
+	defer cancel()
+	fetched, err := consumer.Fetch(ackFetch, jetstream.FetchContext(waiting))
 	if err != nil {
 		return fmt.Errorf("fetch: %w", err)
 	}
@@ -57,7 +58,7 @@ func (s *Service) raiseCursors(ctx context.Context, consumer jetstream.Consumer)
 		}
 		cursors = append(cursors, some...)
 	}
-	if err := fetched.Error(); err != nil && !errors.Is(err, jetstream.ErrNoMessages) && len(batch) == 0 {
+	if err := fetched.Error(); err != nil && waiting.Err() == nil && len(batch) == 0 {
 		return fmt.Errorf("fetch: %w", err)
 	}
 	if len(cursors) > 0 {
