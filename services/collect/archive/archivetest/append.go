@@ -32,26 +32,30 @@ func facts(t *testing.T, s *suite) {
 	s.must(s.a.Ping(t.Context()))
 }
 
+// creators has several processes find no archive at once and make it.
 func creators(t *testing.T, s *suite) {
-	epochs := make([]string, 4)
-	var group sync.WaitGroup
-	for i := range epochs {
-		group.Go(func() {
-			a, err := s.store.Open(t.Context(), Partitions)
-			if err != nil {
-				t.Error(err)
-				return
+	for range 3 {
+		store := s.another(t)
+		epochs := make([]string, 4)
+		var group sync.WaitGroup
+		for i := range epochs {
+			group.Go(func() {
+				a, err := store.Open(t.Context(), Partitions)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				epochs[i] = a.Facts().Epoch
+				if err := a.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		group.Wait()
+		for _, epoch := range epochs {
+			if epoch != epochs[0] || epoch == s.a.Facts().Epoch {
+				t.Errorf("epochs %q; want one, and not that of another archive", epochs)
 			}
-			epochs[i] = a.Facts().Epoch
-			if err := a.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	group.Wait()
-	for _, epoch := range epochs {
-		if epoch != s.a.Facts().Epoch {
-			t.Errorf("epoch %q; want %q", epoch, s.a.Facts().Epoch)
 		}
 	}
 }

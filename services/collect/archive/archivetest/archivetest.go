@@ -59,7 +59,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			store := open(t)
-			s := &suite{t: t, store: store, closed: map[archive.Archive]bool{}}
+			s := &suite{t: t, store: store, another: open, closed: map[archive.Archive]bool{}}
 			s.a = s.open()
 			c.test(t, s)
 		})
@@ -71,6 +71,8 @@ type suite struct {
 	t     *testing.T
 	store Store
 	a     archive.Archive
+	// another makes a second empty store, which nobody has opened yet.
+	another func(t *testing.T) Store
 	// closed are the handles that a test has closed itself; only the test's goroutine looks.
 	closed map[archive.Archive]bool
 }

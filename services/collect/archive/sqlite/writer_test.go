@@ -1,0 +1,165 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weftpush/weft/services/collect/archive"
+	"github.com/weftpush/weft/shared/message"
+	"github.com/weftpush/weft/shared/subject"
+)
+
+func source(t *testing.T, path string) string {
+	t.Helper()
+	s, err := dataSource(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// locked is an archive whose file is locked by a writer of another process until unlock is called.
+func locked(t *testing.T) (a *Archive, unlock func()) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "weft.db")
+	a, err := Open(t.Context(), path, archive.Facts{Partitions: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	other, err := newWriter(t.Context(), source(t, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := other.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := other.begin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return a, func() {
+		if err := other.end(context.WithoutCancel(t.Context()), nil); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func store(name string) func(context.Context, prepared) error {
+	return func(ctx context.Context, tx prepared) error {
+		_, err := tx[insertCursor].ExecContext(ctx, "tenant", name, "address", "device", 1, 1)
+		return err
+	}
+}
+
+// A change that fails takes nothing of its group with it, and leaves nothing of itself.
+func TestGroupIsolatesItsChanges(t *testing.T) {
+	w, err := newWriter(t.Context(), source(t, filepath.Join(t.TempDir(), "weft.db")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := w.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if _, err := w.create(t.Context(), archive.Facts{Partitions: 1}); err != nil {
+		t.Fatal(err)
+	}
+	bad := errors.New("bad")
+	group := []*change{
+		{apply: store("first"), done: make(chan error, 1)},
+		{apply: func(ctx context.Context, tx prepared) error { return errors.Join(store("second")(ctx, tx), bad) }, done: make(chan error, 1)},
+		{apply: store("third"), done: make(chan error, 1)},
+	}
+	w.serve(t.Context(), group)
+	for i, want := range []error{nil, bad, nil} {
+		if err := <-group[i].done; !errors.Is(err, want) {
+			t.Errorf("change %d: %v; want %v", i, err, want)
+		}
+	}
+	var n int
+	if err := w.conn.QueryRowContext(t.Context(), "SELECT count(*) FROM cursors").Scan(&n); err != nil || n != 2 {
+		t.Errorf("%d changes were stored (%v); want 2", n, err)
+	}
+}
+
+// A caller that gives up while another process holds the lock is let go at once, and its write never happens.
+func TestCallerGivesUpWhileLocked(t *testing.T) {
+	a, unlock := locked(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	begun := make(chan error, 1)
+	to := subject.UserAddress("default", "a")
+	go func() {
+		_, err := a.Append(ctx, 0, []*message.Message{{To: to, ID: "given up", Payload: []byte("x")}}, nil)
+		begun <- err
+	}()
+	if page, err := a.Read(t.Context(), to, 0, 0, 1, time.Now()); err != nil || page.Head != 0 {
+		t.Errorf("a reader waits for the writer: %v, %v", page, err)
+	}
+	cancel()
+	if err := <-begun; !errors.Is(err, context.Canceled) {
+		t.Errorf("the append returned %v", err)
+	}
+	unlock()
+	outcomes, err := a.Append(t.Context(), 0, []*message.Message{{To: to, ID: "next", Payload: []byte("x")}}, nil)
+	if err != nil || outcomes[0].Message.Seq != 1 {
+		t.Errorf("the next append: %v, %v; want it to be the first message", outcomes, err)
+	}
+}
+
+// Close doesn't wait for the lock of another process.
+func TestCloseWhileLocked(t *testing.T) {
+	a, unlock := locked(t)
+	defer unlock()
+	c := &change{apply: store("never"), done: make(chan error, 1)}
+	a.queue <- c
+	started := time.Now()
+	if err := a.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-c.done; err == nil {
+		t.Error("stored although the file was locked")
+	}
+	if waited := time.Since(started); waited > busyTimeout/2 {
+		t.Errorf("Close took %v", waited)
+	}
+	if err := a.Advance(t.Context(), nil); !errors.Is(err, ErrClosed) {
+		t.Errorf("a write after Close: %v", err)
+	}
+}
+
+// Every query that runs often finds its rows by an index and sorts nothing.
+func TestQueriesUseIndexes(t *testing.T) {
+	a, unlock := locked(t)
+	unlock()
+	for _, query := range []string{selectMailbox, selectNewest, selectByID, selectRange, selectSince, selectCursor, selectHighest, selectOld, emptyExpired} {
+		arguments := make([]any, strings.Count(query, "?"))
+		rows, err := a.db.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, arguments...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for rows.Next() {
+			var id, parent, unused int
+			var step string
+			if err := rows.Scan(&id, &parent, &unused, &step); err != nil {
+				t.Fatal(err)
+			}
+			if strings.HasPrefix(step, "SCAN") || strings.Contains(step, "TEMP B-TREE") {
+				t.Errorf("%s\n%s", query, step)
+			}
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
