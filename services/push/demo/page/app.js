@@ -15,6 +15,7 @@ const panel = new Panel(document, view, leave);
 let client = null;
 let state = 'offline';
 let leftAt = 0; // ms since 1970 when the connection was lost; 0 while there is one
+let tokenless = false; // whether this server gives out no tokens
 let catching = null; // {left, all, omitted, since} while what was missed is coming
 
 window.weftDemo = record;
@@ -148,26 +149,20 @@ function connect() {
       device: session.device,
       topics: session.topics,
       storage: localStorage,
-      token: (refusal) => tokenOrAsk(refusal),
+      token: tokenFor,
     },
     on,
   );
   client.connect();
 }
 
-async function tokenOrAsk(refusal) {
+async function tokenFor(refusal) {
   try {
     return await sessions.tokenOf(session, refusal);
   } catch (error) {
-    if (error instanceof sessions.NoTokens) askForToken();
+    tokenless = error instanceof sessions.NoTokens;
     throw error;
   }
-}
-
-function askForToken() {
-  $('token-field').hidden = false;
-  $('token').required = true;
-  $('token').focus();
 }
 
 function showLogin(words = '') {
@@ -176,6 +171,10 @@ function showLogin(words = '') {
   $('user').value = session.user ?? '';
   $('topics').value = session.topics.join(', ');
   $('login-problem').textContent = words;
+  $('token').required = tokenless;
+  if (!tokenless) return;
+  $('token-field').open = true;
+  $('token').focus();
 }
 
 $('login-form').addEventListener('submit', (event) => {

@@ -86,7 +86,7 @@ export class Panel {
     const { mailboxes, topics } = this.#source();
     const known = new Set(mailboxes.map(({ ch }) => ch));
     const asked = topics.map((topic) => `topic:${topic}`).filter((ch) => !known.has(ch));
-    const rows = [...mailboxes, ...asked.map((ch) => ({ ch }))];
+    const rows = [...mailboxes, ...asked.map((ch) => ({ ch }))].sort((a, b) => rank(a.ch) - rank(b.ch));
     const list = this.#find('mailboxes');
     while (list.children.length > rows.length) list.lastElementChild.remove();
     rows.forEach((row, i) => {
@@ -95,6 +95,9 @@ export class Panel {
     });
   }
 }
+
+// One's own mailbox comes first, then what everybody gets, then the topics as they were joined.
+const rank = (ch) => ({ user: 0, all: 1 })[ch.split(':')[0]] ?? 2;
 
 function mailboxItem() {
   const leave = el('button', 'quiet', '×');

@@ -61,10 +61,12 @@ async function fetchToken(session) {
     throw new Error('The server can’t be reached.');
   });
   if (answer.status === 404) throw new NoTokens('This server gives out no tokens. Paste one.');
-  const body = await answer.json().catch(() => ({}));
-  if (answer.status >= 400 && answer.status < 500) throw new Refused(body.message ?? 'The server refused this user.');
-  if (!answer.ok) throw new Error(body.message ?? 'The server could not make a token.');
-  Object.assign(session, { token: body.token, expires: Date.parse(body.expires) || Number(body.expires) || 0 });
+  if (!answer.ok) {
+    const words = `No token: ${(await answer.text()).trim()}.`;
+    throw answer.status < 500 ? new Refused(words) : new Error(words);
+  }
+  const { token, expires } = await answer.json(); // expires is in ms since 1970
+  Object.assign(session, { token, expires });
   keep(session);
 }
 

@@ -50,6 +50,7 @@ export class Weft {
   #asked = false; // whether we pinged since then
   #heartbeat = PATIENCE;
   #attempt = 0;
+  #said = null; // the last `error` object: a close code that follows it says less
   #refusal = ''; // why the last token did not do: '', 'expired' or 'unopened'
   #timers = {};
 
@@ -153,7 +154,8 @@ export class Weft {
     if (this.#welcomed && Date.now() - this.#welcomed > STEADY) this.#attempt = 0;
     if (code === 4401) this.#refusal = 'expired';
     else if (!this.#welcomed) this.#refusal = 'unopened';
-    const words = reason ? `${close.words} (${reason})` : close.words;
+    const why = this.#said && this.#said.code === reason ? this.#said.message : reason;
+    const words = why ? `${close.words} (${why})` : close.words;
     if (close.fatal) this.#stop(words);
     else this.#later(words, code === 4429 ? BACKOFF_BUSY : BACKOFF_FIRST);
   }
@@ -239,7 +241,7 @@ export class Weft {
     this.#boxes.clear();
     const behind = this.#enter(Object.fromEntries(this.#wantedOf(welcome.mailboxes)));
     this.#catchUpOnTopics();
-    this.#on.status({ state: 'online', words: `Connected to ${welcome.node}.` });
+    this.#on.status({ state: 'online', words: `Connected to node ${welcome.node.slice(0, 10)}.` });
     this.#on.welcome({ ...welcome, behind });
   }
 
@@ -322,6 +324,7 @@ export class Weft {
 
   #problem(object) {
     if (object.code === 'cursor_ahead') this.#cursors.handled = {};
+    this.#said = object;
     this.#on.problem(object);
   }
 

@@ -84,9 +84,9 @@ export class Desk {
   }
 
   #token(route) {
-    if (!this.tokens) return route.fulfill({ status: 404, json: { code: 'not_found', message: 'no tokens here' } });
+    if (!this.tokens) return route.fulfill({ status: 404, body: 'no tokens here' });
     const { user } = route.request().postDataJSON();
-    return route.fulfill({ json: { token: tokenFor(user), expires: new Date(Date.now() + 3_600_000).toISOString() } });
+    return route.fulfill({ json: { token: tokenFor(user), expires: Date.now() + 3_600_000 } });
   }
 
   #accept(socket) {
