@@ -59,6 +59,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		return fmt.Errorf("%w; is another `weft dev` or a nats-server running? Choose another port with --nats-port", err)
 	}
 	defer server.Stop()
+	if err := local.ForgetOwners(ctx, server.URL()); err != nil {
+		return err
+	}
 	redis, err := embed.Redis(embed.RedisOptions{})
 	if err != nil {
 		return err

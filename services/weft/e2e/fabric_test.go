@@ -5,6 +5,9 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -212,4 +215,22 @@ func (f *fabric) token(who identity.Identity, ttl time.Duration) string {
 		f.t.Fatal(err)
 	}
 	return token
+}
+
+// expired is a token that the fabric's key signed and that ran out an hour ago. Sign makes no such token.
+func (f *fabric) expired(user string) string {
+	f.t.Helper()
+	secret, err := os.ReadFile(filepath.Join(f.manifest.Keys, "dev.hs256"))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	key, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(secret)))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	claims := fmt.Sprintf(`{"sub":%q,"exp":%d}`, user, time.Now().Add(-time.Hour).Unix())
+	signed := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256","kid":"dev"}`)) + "." + base64.RawURLEncoding.EncodeToString([]byte(claims))
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte(signed))
+	return signed + "." + base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }

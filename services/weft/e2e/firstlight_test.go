@@ -31,8 +31,19 @@ func publish(t *testing.T, nc *nats.Conn, subj, payload string, header nats.Head
 	return ack.Stream
 }
 
-// request sends a message through the request door.
+// request sends a message through the request door, and again while it is told to: a partition may be between two
+// owners.
 func request(t *testing.T, nc *nats.Conn, to subject.Address, payload string, header nats.Header) (message.Receipt, problem.Problem) {
+	t.Helper()
+	for late := time.Now().Add(patience); ; {
+		r, p := requestOnce(t, nc, to, payload, header)
+		if !p.Retry || time.Now().After(late) {
+			return r, p
+		}
+	}
+}
+
+func requestOnce(t *testing.T, nc *nats.Conn, to subject.Address, payload string, header nats.Header) (message.Receipt, problem.Problem) {
 	t.Helper()
 	reply, err := nc.RequestMsg(&nats.Msg{Subject: subject.Publish(to), Data: []byte(payload), Header: header}, patience)
 	if err != nil {

@@ -3,6 +3,8 @@
 package local
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,8 +15,12 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/weftpush/weft/services/auth"
 	"github.com/weftpush/weft/services/weft/manifest"
+	"github.com/weftpush/weft/shared/fabric"
 	"github.com/weftpush/weft/shared/identity"
 	"github.com/weftpush/weft/shared/subject"
 )
@@ -108,4 +114,22 @@ func Welcome(w io.Writer, m manifest.Manifest, key auth.Key, started time.Time) 
   Ctrl-C stops it; the data stays.
 `, m.Name, time.Since(started).Round(time.Millisecond), m.Push[0], m.Push[0][len("http"):], m.Collect[0], m.NATS, m.Data, token, data, tokenTTL)
 	return err
+}
+
+// ForgetOwners removes the leases that processes of an earlier run left: whoever holds the data folder knows that none
+// of them lives. Without it a start after a crash would wait 2 s for them to lapse.
+func ForgetOwners(ctx context.Context, url string) error {
+	nc, err := nats.Connect(url)
+	if err != nil {
+		return fmt.Errorf("forget the owners of an earlier run: %w", err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return fmt.Errorf("forget the owners of an earlier run: %w", err)
+	}
+	if err := js.DeleteKeyValue(ctx, fabric.OwnersBucket); err != nil && !errors.Is(err, jetstream.ErrBucketNotFound) {
+		return fmt.Errorf("forget the owners of an earlier run: %w", err)
+	}
+	return nil
 }

@@ -85,6 +85,9 @@ func (o *Options) start(ctx context.Context, f *fleet) (*manifest.Manifest, erro
 	if err := o.startServers(ctx, f, nats, natsAdmin, redis); err != nil {
 		return nil, err
 	}
+	if err := local.ForgetOwners(ctx, "nats://"+nats); err != nil {
+		return nil, err
+	}
 	m := &manifest.Manifest{Name: "up", Data: o.Data, NATS: "nats://" + nats, Keys: filepath.Join(o.Data, "keys")}
 	if err := o.startServices(f, m, "redis://"+redis+"/0"); err != nil {
 		return nil, err
