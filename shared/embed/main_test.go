@@ -18,14 +18,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // patience bounds every wait of these tests; nothing takes that long unless it is broken.
 const patience = 30 * time.Second
 
-func within(t *testing.T, d time.Duration) context.Context {
+func within(t testing.TB, d time.Duration) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-func startNATS(t *testing.T, partitions int) *embed.Server {
+func startNATS(t testing.TB, partitions int) *embed.Server {
 	t.Helper()
 	s, err := embed.NATS(embed.NATSOptions{Dir: t.TempDir(), Partitions: partitions})
 	if err != nil {
@@ -36,7 +36,7 @@ func startNATS(t *testing.T, partitions int) *embed.Server {
 }
 
 // connect returns a connection that keeps trying, as those of the services do.
-func connect(t *testing.T, url string) jetstream.JetStream {
+func connect(t testing.TB, url string) jetstream.JetStream {
 	t.Helper()
 	closed := make(chan struct{})
 	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0),
@@ -56,7 +56,7 @@ func connect(t *testing.T, url string) jetstream.JetStream {
 }
 
 // startFabric starts a server with a fabric on it.
-func startFabric(t *testing.T, partitions int) (*embed.Server, jetstream.JetStream) {
+func startFabric(t testing.TB, partitions int) (*embed.Server, jetstream.JetStream) {
 	t.Helper()
 	s := startNATS(t, partitions)
 	js := connect(t, s.URL())
@@ -64,7 +64,7 @@ func startFabric(t *testing.T, partitions int) (*embed.Server, jetstream.JetStre
 	return s, js
 }
 
-func create(t *testing.T, js jetstream.JetStream, f fabric.Facts, replicas int) {
+func create(t testing.TB, js jetstream.JetStream, f fabric.Facts, replicas int) {
 	t.Helper()
 	options := fabric.Options{Replicas: replicas, MaxPayload: js.Conn().MaxPayload()}
 	if err := fabric.Create(within(t, patience), js, f, options); err != nil {

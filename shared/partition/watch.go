@@ -81,7 +81,7 @@ func watchOnce(ctx context.Context, js jetstream.JetStream, c Config, tell func(
 	if err := tell(change{opened: true}); err != nil {
 		return err
 	}
-	return follow(ctx, consumer, func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
+	return follow(ctx, js.Conn(), consumer, func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
 		what, ok := parseChange(m, meta.Sequence.Stream)
 		if !ok {
 			return nil
