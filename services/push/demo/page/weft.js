@@ -241,7 +241,7 @@ export class Weft {
     this.#boxes.clear();
     const behind = this.#enter(Object.fromEntries(this.#wantedOf(welcome.mailboxes)));
     this.#catchUpOnTopics();
-    this.#on.status({ state: 'online', words: `Connected to node ${welcome.node.slice(0, 10)}.` });
+    this.#on.status({ state: 'online', words: `Connected to node ${welcome.node.slice(0, 6)}.` });
     this.#on.welcome({ ...welcome, behind });
   }
 

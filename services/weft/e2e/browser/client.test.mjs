@@ -185,9 +185,9 @@ test('another epoch voids the cursors', async () => {
   last().say(msg(1), msg(2));
   await turn(50);
   const { told, seqs } = await start(storage);
-  welcome({ epoch: 'e2', head: 1, next: 1 });
-  last().say({ t: 'gap', from: 1, to: 1, why: 'epoch' }, msg(2));
-  assert.deepEqual(seqs(), [2]);
+  welcome({ epoch: 'e2', head: 4, next: 2 });
+  last().say({ t: 'gap', from: 1, to: 1, why: 'epoch' }, msg(2), msg(3));
+  assert.deepEqual(seqs(), [2, 3], 'the 2 of this epoch is not the one that was handled');
   assert.equal(told.find(({ what }) => what === 'gap').why, 'epoch');
 });
 
