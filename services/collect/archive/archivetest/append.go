@@ -6,7 +6,6 @@ import (
 	"reflect"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 
 	"github.com/weftpush/weft/services/collect/archive"
@@ -14,7 +13,8 @@ import (
 	"github.com/weftpush/weft/shared/subject"
 )
 
-func facts(t *testing.T, s *suite) {
+func facts(s *suite) {
+	t := s.t
 	got := s.a.Facts()
 	if len(got.Epoch) < 20 || got.Partitions != Partitions {
 		t.Errorf("facts of a new archive: %+v", got)
@@ -33,7 +33,8 @@ func facts(t *testing.T, s *suite) {
 }
 
 // creators has several processes find no archive at once and make it.
-func creators(t *testing.T, s *suite) {
+func creators(s *suite) {
+	t := s.t
 	for range 3 {
 		store := s.another(t)
 		epochs := make([]string, 4)
@@ -60,7 +61,8 @@ func creators(t *testing.T, s *suite) {
 	}
 }
 
-func appendOrder(t *testing.T, s *suite) {
+func appendOrder(s *suite) {
+	t := s.t
 	a, b := user("a"), user("b")
 	memory := archive.Heads{}
 	first := s.append(s.a, 0, memory, text(a, "1"), text(b, "x"), text(a, "2"))
@@ -82,7 +84,8 @@ func appendOrder(t *testing.T, s *suite) {
 	}
 }
 
-func appendFields(t *testing.T, s *suite) {
+func appendFields(s *suite) {
+	t := s.t
 	m := &message.Message{
 		To: user("a"), ID: "id", Type: "order.paid", ContentType: "application/octet-stream", Trace: "00-4bf9-00f0-01",
 		At: 1_700_000_000_123, Expires: time.Now().Add(time.Hour).UnixMilli(), Again: true, Payload: []byte{0, 0xff, '\n', 0xc3, 0x28, 0},
@@ -102,25 +105,32 @@ func appendFields(t *testing.T, s *suite) {
 	}
 }
 
-func appendDuplicates(t *testing.T, s *suite) {
+// place is what became of a message, and where it is now.
+type place struct {
+	fate archive.Fate
+	seq  uint64
+}
+
+func appendDuplicates(s *suite) {
+	t := s.t
 	to := user("a")
 	x, y, z := text(to, "x"), text(to, "y"), text(to, "z")
 	memory := archive.Heads{}
-	check := func(step string, outcomes []archive.Outcome, want ...any) {
+	check := func(step string, outcomes []archive.Outcome, want ...place) {
 		t.Helper()
 		for i, o := range outcomes {
-			if o.Fate != want[2*i] || o.Message.Seq != uint64(want[2*i+1].(int)) { //nolint:forcetypeassert,errcheck // ours
-				t.Errorf("%s, message %d: fate %d, sequence %d; want %v, %v", step, i, o.Fate, o.Message.Seq, want[2*i], want[2*i+1])
+			if got := (place{o.Fate, o.Message.Seq}); got != want[i] {
+				t.Errorf("%s, message %d: %v; want %v", step, i, got, want[i])
 			}
 		}
 	}
 	check("inside a batch", s.append(s.a, 0, memory, x, again(x), y, with(x, "another body")),
-		archive.Stored, 1, archive.Duplicate, 1, archive.Stored, 2, archive.Conflict, 1)
+		place{archive.Stored, 1}, place{archive.Duplicate, 1}, place{archive.Stored, 2}, place{archive.Conflict, 1})
 	check("across batches", s.append(s.a, 0, memory, z, again(x), with(y, "another body"), again(z), text(to, "v")),
-		archive.Stored, 3, archive.Duplicate, 1, archive.Conflict, 2, archive.Duplicate, 3, archive.Stored, 4)
+		place{archive.Stored, 3}, place{archive.Duplicate, 1}, place{archive.Conflict, 2}, place{archive.Duplicate, 3}, place{archive.Stored, 4})
 	s.reopen()
 	outcomes := s.append(s.a, 0, archive.Heads{}, again(z), text(to, "w"), again(y), with(z, "another body"))
-	check("after a restart", outcomes, archive.Duplicate, 3, archive.Stored, 5, archive.Duplicate, 2, archive.Conflict, 3)
+	check("after a restart", outcomes, place{archive.Duplicate, 3}, place{archive.Stored, 5}, place{archive.Duplicate, 2}, place{archive.Conflict, 3})
 	if got := string(outcomes[3].Message.Payload); got != "z" {
 		t.Errorf("a conflict shows the payload %q; want what is archived", got)
 	}
@@ -142,9 +152,12 @@ func appendDuplicates(t *testing.T, s *suite) {
 	s.expect(s.a, to, time.Now(), "1=x 2=y 3=z 4=v 5=w")
 }
 
-func appendIdentity(t *testing.T, s *suite) {
+func appendIdentity(s *suite) {
+	t := s.t
 	places := []subject.Address{
-		user("a"), user("A"), user("b"), topic("a"), {Tenant: "other", Kind: subject.User, ID: "a"}, {Tenant: "default", Kind: subject.All},
+		user("a"), user("A"), user("b"), topic("a"),
+		{Tenant: "other", Kind: subject.User, ID: "a"},
+		{Tenant: "default", Kind: subject.All},
 		{Tenant: "other", Kind: subject.All},
 	}
 	var batch []*message.Message
@@ -161,7 +174,8 @@ func appendIdentity(t *testing.T, s *suite) {
 	}
 }
 
-func appendStaleHeads(t *testing.T, s *suite) {
+func appendStaleHeads(s *suite) {
+	t := s.t
 	to, other := user("a"), user("b")
 	s.fill(to, 5)
 	for i, memory := range []archive.Heads{{}, {to: 0}, {to: 2}, {to: 7}, nil} {
@@ -176,7 +190,8 @@ func appendStaleHeads(t *testing.T, s *suite) {
 }
 
 // twoOwners has two owners, each with its own memory of heads, write to the same addresses at once.
-func twoOwners(t *testing.T, s *suite) {
+func twoOwners(s *suite) {
+	t := s.t
 	const batches, size = 12, 8
 	places := []subject.Address{user("a"), user("b")}
 	var group sync.WaitGroup
@@ -224,7 +239,8 @@ func twoOwners(t *testing.T, s *suite) {
 }
 
 // twoOwnersSameMessages has two owners archive one stream, as when a paused owner wakes up.
-func twoOwnersSameMessages(t *testing.T, s *suite) {
+func twoOwnersSameMessages(s *suite) {
+	t := s.t
 	const batches, size = 10, 5
 	to := user("a")
 	seqs := [2]map[string]uint64{{}, {}}
@@ -263,7 +279,8 @@ func twoOwnersSameMessages(t *testing.T, s *suite) {
 	}
 }
 
-func oddIDs(t *testing.T, s *suite) {
+func oddIDs(s *suite) {
+	t := s.t
 	ids := []string{
 		strings.Repeat("x", 128), strings.Repeat("é", 64), "a.b", "a/b", "a%2Fb", "100%", `"quoted"`, "it's; DROP TABLE messages;--",
 		"😀", "nul\x00nul", "nul\x00", "nul", " ", "*", ">", "$ne", "a", "A", "ä", "a\u0308", "\u2028", "=YQ", "~", "\uffff", "\x7f",

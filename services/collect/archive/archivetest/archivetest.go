@@ -29,7 +29,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 	t.Helper()
 	for _, c := range []struct {
 		name string
-		test func(t *testing.T, s *suite)
+		test func(s *suite)
 	}{
 		{"facts are chosen once", facts},
 		{"creators at once agree", creators},
@@ -61,7 +61,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 			store := open(t)
 			s := &suite{t: t, store: store, another: open, closed: map[archive.Archive]bool{}}
 			s.a = s.open()
-			c.test(t, s)
+			c.test(s)
 		})
 	}
 }
@@ -123,15 +123,14 @@ func (s *suite) append(a archive.Archive, partition int, heads archive.Heads, ba
 	return outcomes
 }
 
-// fill appends n messages to an address and returns them.
-func (s *suite) fill(to subject.Address, n int) []*message.Message {
+// fill appends n messages to an address.
+func (s *suite) fill(to subject.Address, n int) {
 	s.t.Helper()
 	batch := make([]*message.Message, n)
 	for i := range batch {
 		batch[i] = text(to, fmt.Sprintf("fill-%d", i))
 	}
 	s.append(s.a, partition(to), archive.Heads{}, batch...)
-	return batch
 }
 
 // entries reads a whole mailbox, page by page of at most maxBytes, and checks that the pages have no jumps.

@@ -3,7 +3,6 @@ package archivetest
 import (
 	"fmt"
 	"sync"
-	"testing"
 
 	"github.com/weftpush/weft/shared/history"
 	"github.com/weftpush/weft/shared/subject"
@@ -26,7 +25,8 @@ func (s *suite) position(r history.OpenRequest, head, cursor uint64) {
 	}
 }
 
-func openUser(t *testing.T, s *suite) {
+func openUser(s *suite) {
+	t := s.t
 	to := user("alice")
 	s.fill(to, 9)
 	s.position(device("first", to), 9, 0)
@@ -53,7 +53,8 @@ func openUser(t *testing.T, s *suite) {
 	s.position(device("odd \x00 %/'😀", user("nobody")), 0, 0)
 }
 
-func openTopic(t *testing.T, s *suite) {
+func openTopic(s *suite) {
+	t := s.t
 	all := subject.Address{Tenant: "default", Kind: subject.All}
 	for _, to := range []subject.Address{topic("news"), all} {
 		s.fill(to, 5)
@@ -82,7 +83,8 @@ func openTopic(t *testing.T, s *suite) {
 	}
 }
 
-func openAdvanced(t *testing.T, s *suite) {
+func openAdvanced(s *suite) {
+	t := s.t
 	to := topic("news")
 	s.fill(to, 5)
 	s.must(s.a.Advance(t.Context(), []history.Cursor{cursor("early", to, 3)}))
@@ -90,7 +92,8 @@ func openAdvanced(t *testing.T, s *suite) {
 	s.must(s.a.Advance(t.Context(), nil))
 }
 
-func openAtOnce(t *testing.T, s *suite) {
+func openAtOnce(s *suite) {
+	t := s.t
 	to := topic("news")
 	s.fill(to, 3)
 	positions := make([]history.Position, 4)
@@ -120,7 +123,8 @@ func openAtOnce(t *testing.T, s *suite) {
 	}
 }
 
-func advanceNever(t *testing.T, s *suite) {
+func advanceNever(s *suite) {
+	t := s.t
 	to := user("alice")
 	s.fill(to, 40)
 	for _, step := range []struct{ to, want uint64 }{{5, 5}, {3, 5}, {5, 5}, {9, 9}, {0, 9}} {
@@ -134,11 +138,11 @@ func advanceNever(t *testing.T, s *suite) {
 		return
 	}
 	var group sync.WaitGroup
-	for i := range 4 {
+	for i := range uint64(4) {
 		a := s.open()
 		group.Go(func() {
 			for seq := uint64(1); seq <= 10; seq++ {
-				if err := a.Advance(t.Context(), []history.Cursor{cursor("many", to, seq*4-uint64(i)), cursor("d", to, seq)}); err != nil {
+				if err := a.Advance(t.Context(), []history.Cursor{cursor("many", to, seq*4-i), cursor("d", to, seq)}); err != nil {
 					t.Error(err)
 				}
 			}

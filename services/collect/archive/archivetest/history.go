@@ -3,7 +3,6 @@ package archivetest
 import (
 	"fmt"
 	"math/rand/v2"
-	"testing"
 	"time"
 
 	"github.com/weftpush/weft/services/collect/archive"
@@ -115,8 +114,9 @@ type chronicle struct {
 
 // randomHistory makes the same steps on the store and on the model; every answer must be the same. The seed is in
 // the output of a test that fails.
-func randomHistory(t *testing.T, s *suite) {
-	seed := uint64(time.Now().UnixNano()) //nolint:gosec // any number will do
+func randomHistory(s *suite) {
+	t := s.t
+	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	c := &chronicle{
 		suite: s, random: rand.New(rand.NewPCG(seed, 1)), //nolint:gosec // it is to be repeated
@@ -183,8 +183,8 @@ func (c *chronicle) split(to subject.Address, want string) bool {
 func (c *chronicle) stepRange() {
 	to := c.place()
 	box := c.model.mailboxes[to]
-	after := uint64(c.random.IntN(len(box) + 2))
-	upTo := uint64(c.random.IntN(len(box) + 3))
+	after := c.random.Uint64N(uint64(len(box)) + 2)
+	upTo := c.random.Uint64N(uint64(len(box)) + 3)
 	page, err := c.a.Read(c.t.Context(), to, after, upTo, 1<<20, c.now)
 	c.must(err)
 	end := uint64(len(box))
@@ -217,7 +217,7 @@ func (c *chronicle) stepAdvance() {
 	var raised []history.Cursor
 	for range 1 + c.random.IntN(4) {
 		to, id := c.place(), c.device()
-		seq := uint64(c.random.IntN(len(c.model.mailboxes[to]) + 1))
+		seq := c.random.Uint64N(uint64(len(c.model.mailboxes[to])) + 1)
 		raised = append(raised, cursor(id, to, seq))
 		if c.model.cursors[to] == nil {
 			c.model.cursors[to] = map[string]uint64{}

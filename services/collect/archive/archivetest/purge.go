@@ -2,7 +2,6 @@ package archivetest
 
 import (
 	"fmt"
-	"testing"
 	"time"
 
 	"github.com/weftpush/weft/services/collect/archive"
@@ -17,26 +16,28 @@ var usual = archive.Policy{Retention: 30 * day, MinAge: day} //nolint:gochecknog
 
 func batchOf(m ...*message.Message) []*message.Message { return m }
 
-func (s *suite) purge(partition int, now time.Time, want int) {
+// purge applies the usual policy to partition 0.
+func (s *suite) purge(now time.Time, want int) {
 	s.t.Helper()
-	n, err := s.a.Purge(s.t.Context(), partition, usual, now)
+	n, err := s.a.Purge(s.t.Context(), 0, usual, now)
 	s.must(err)
 	if n != want {
 		s.t.Errorf("purged %d messages; want %d", n, want)
 	}
 }
 
-func purgeExpired(t *testing.T, s *suite) {
+func purgeExpired(s *suite) {
+	t := s.t
 	to, start := user("a"), time.Now()
 	a, b, c := expiring(to, "a"), text(to, "b"), expiring(to, "c")
 	late := text(to, "late")
 	late.Expires = late.At + (10 * day).Milliseconds()
 	s.append(s.a, 0, archive.Heads{}, a, b, c, late)
 	s.append(s.a, 1, archive.Heads{}, expiring(user("another partition"), "x"))
-	s.purge(0, start.Add(day-time.Hour), 0) // MinAge
+	s.purge(start.Add(day-time.Hour), 0) // MinAge
 	s.expect(s.a, to, start, "1=a 2=b 3=c 4=late")
-	s.purge(0, start.Add(2*day), 2)
-	s.purge(0, start.Add(2*day), 0)
+	s.purge(start.Add(2*day), 2)
+	s.purge(start.Add(2*day), 0)
 	s.expect(s.a, to, start, "1:expired 2=b 3:expired 4=late") // gone, whatever time the reader believes in
 	s.expect(s.a, user("another partition"), start, "1=x")
 	for _, m := range s.collected(0, 0) {
@@ -56,23 +57,21 @@ func purgeExpired(t *testing.T, s *suite) {
 	}
 }
 
-func purgeRetention(t *testing.T, s *suite) {
+func purgeRetention(s *suite) {
+	t := s.t
 	to, other, start := user("a"), user("b"), time.Now()
 	a, b, c := text(to, "a"), expiring(to, "b"), text(to, "c")
 	s.append(s.a, 0, archive.Heads{}, a, b, c, text(other, "only"))
-	s.purge(0, start.Add(30*day-time.Hour), 1) // b expired
-	s.purge(0, start.Add(31*day), 4)           // a and b deleted, c and only emptied
-	s.purge(0, start.Add(31*day), 0)
+	s.purge(start.Add(30*day-time.Hour), 1) // b expired
+	s.purge(start.Add(31*day), 4)           // a and b deleted, c and only emptied
+	s.purge(start.Add(31*day), 0)
 	s.expect(s.a, to, start, "1-3:retention")
 	s.expect(s.a, other, start, "1:retention")
 	s.reopen()
 	outcomes := s.append(s.a, 0, archive.Heads{}, again(c), with(c, "another body"), text(to, "d"), again(a))
-	for i, want := range []struct {
-		fate archive.Fate
-		seq  uint64
-	}{{archive.Duplicate, 3}, {archive.Conflict, 3}, {archive.Stored, 4}, {archive.Stored, 5}} {
-		if o := outcomes[i]; o.Fate != want.fate || o.Message.Seq != want.seq {
-			t.Errorf("message %d: fate %d, sequence %d; want %+v", i, o.Fate, o.Message.Seq, want)
+	for i, want := range []place{{archive.Duplicate, 3}, {archive.Conflict, 3}, {archive.Stored, 4}, {archive.Stored, 5}} {
+		if got := (place{outcomes[i].Fate, outcomes[i].Message.Seq}); got != want {
+			t.Errorf("message %d: %v; want %v", i, got, want)
 		}
 	}
 	s.expect(s.a, to, start, "1-3:retention 4=d 5=a")
@@ -81,7 +80,7 @@ func purgeRetention(t *testing.T, s *suite) {
 	if got := line(page.Entries); got != "2:retention" || page.Head != 5 {
 		t.Errorf("a part of a hole: %q, head %d", got, page.Head)
 	}
-	s.purge(0, start.Add(31*day), 3) // c is no longer the last and goes with d; a is the last now
+	s.purge(start.Add(31*day), 3) // c is no longer the last and goes with d; a is the last now
 	s.expect(s.a, to, start, "1-5:retention")
 	heads, err := s.a.Heads(t.Context(), []subject.Address{to, other})
 	s.must(err)
@@ -90,7 +89,8 @@ func purgeRetention(t *testing.T, s *suite) {
 	}
 }
 
-func purgePages(t *testing.T, s *suite) {
+func purgePages(s *suite) {
+	t := s.t
 	const n = 620 // more than one chunk of any implementation
 	start, memory := time.Now(), archive.Heads{}
 	var batch []*message.Message
@@ -102,7 +102,7 @@ func purgePages(t *testing.T, s *suite) {
 		batch = append(batch, m)
 	}
 	s.append(s.a, 0, memory, batch...)
-	s.purge(0, start.Add(2*day), n/2)
+	s.purge(start.Add(2*day), n/2)
 	if got := len(s.collected(0, 0)); got != n/2 {
 		t.Errorf("%d messages are left; want %d", got, n/2)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"testing"
 	"time"
 
 	"github.com/weftpush/weft/services/collect/archive"
@@ -14,7 +13,8 @@ import (
 	"github.com/weftpush/weft/shared/subject"
 )
 
-func readPages(t *testing.T, s *suite) {
+func readPages(s *suite) {
+	t := s.t
 	to, now := user("a"), time.Now()
 	var batch []*message.Message
 	for i := range 10 {
@@ -54,7 +54,8 @@ func readPages(t *testing.T, s *suite) {
 	}
 }
 
-func readExpired(t *testing.T, s *suite) {
+func readExpired(s *suite) {
+	t := s.t
 	to := user("a")
 	s.append(s.a, 0, archive.Heads{}, text(to, "a"), expiring(to, "b"), expiring(to, "c"), text(to, "d"), expiring(to, "e"))
 	s.expect(s.a, to, time.Now(), "1=a 2=b 3=c 4=d 5=e")
@@ -71,7 +72,8 @@ func readExpired(t *testing.T, s *suite) {
 	}
 }
 
-func heads(t *testing.T, s *suite) {
+func heads(s *suite) {
+	t := s.t
 	s.fill(user("a"), 12)
 	s.fill(user("b"), 1)
 	got, err := s.a.Heads(t.Context(), []subject.Address{user("a"), user("b"), user("nobody"), user("a")})
@@ -98,7 +100,8 @@ func (s *suite) collected(partition int, from int64) []*message.Message {
 	return all
 }
 
-func since(t *testing.T, s *suite) {
+func since(s *suite) {
+	t := s.t
 	places := []subject.Address{user("a"), topic("b"), {Tenant: "other", Kind: subject.All}}
 	memory := archive.Heads{}
 	var newest int64
@@ -138,7 +141,8 @@ func since(t *testing.T, s *suite) {
 	}
 }
 
-func sinceStops(t *testing.T, s *suite) {
+func sinceStops(s *suite) {
+	t := s.t
 	s.fill(user("a"), 3)
 	stop := errors.New("stop")
 	calls := 0
@@ -151,7 +155,8 @@ func sinceStops(t *testing.T, s *suite) {
 	}
 }
 
-func cancelled(t *testing.T, s *suite) {
+func cancelled(s *suite) {
+	t := s.t
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	to := user("a")

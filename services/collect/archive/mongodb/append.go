@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
@@ -109,7 +110,7 @@ func (r *appending) insert(ctx context.Context) (stopped bool, err error) {
 	}
 	for i, d := range documents[:stored] {
 		m := r.rest[i]
-		m.Seq, m.Archived = uint64(d.Seq), archived
+		m.Seq, m.Archived = mailbox.Sequence(d.Seq), archived
 		r.heads[m.To] = m.Seq
 		of := identity{m.To, m.ID}
 		r.met[of] = mailbox.Row{Message: m, Hash: [32]byte(d.Hash)}
@@ -181,9 +182,7 @@ func (r *appending) lookUpHeads(ctx context.Context, all bool) error {
 	if err != nil {
 		return err
 	}
-	for to, head := range heads {
-		r.heads[to] = head
-	}
+	maps.Copy(r.heads, heads)
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -74,7 +75,7 @@ func (a *Archive) known(ctx context.Context, r history.OpenRequest) (map[string]
 		return nil, fmt.Errorf("cursors: %w", err)
 	}
 	return cursors, each(ctx, cursor, func(s *standing) (bool, error) {
-		cursors[s.Address] = uint64(s.Seq)
+		cursors[s.Address] = mailbox.Sequence(s.Seq)
 		return true, nil
 	})
 }
@@ -113,9 +114,7 @@ func (a *Archive) start(ctx context.Context, r history.OpenRequest, addresses []
 		return fmt.Errorf("store the start: %w", err)
 	}
 	there, err := a.known(ctx, r)
-	for tokens, seq := range there {
-		cursors[tokens] = seq
-	}
+	maps.Copy(cursors, there)
 	return err
 }
 
@@ -128,7 +127,7 @@ func (a *Archive) highest(ctx context.Context, r history.OpenRequest, tokens str
 		return 0, fmt.Errorf("highest cursor: %w", err)
 	}
 	return seq, each(ctx, cursor, func(s *standing) (bool, error) {
-		seq = max(seq, uint64(s.Seq))
+		seq = max(seq, mailbox.Sequence(s.Seq))
 		return true, nil
 	})
 }
@@ -160,8 +159,10 @@ func (a *Archive) Advance(ctx context.Context, cursors []history.Cursor) error {
 			SetUpdate(bson.D{
 				{Key: "$max", Value: bson.D{{Key: "seq", Value: mailbox.Number(c.Seq)}, {Key: "at", Value: now}}},
 				{Key: "$setOnInsert", Value: bson.D{
-					{Key: "tenant", Value: c.Tenant}, {Key: "user", Value: c.User},
-					{Key: "address", Value: c.Address}, {Key: "device", Value: c.Device},
+					{Key: "tenant", Value: c.Tenant},
+					{Key: "user", Value: c.User},
+					{Key: "address", Value: c.Address},
+					{Key: "device", Value: c.Device},
 				}},
 			})
 	}

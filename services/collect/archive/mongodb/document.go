@@ -56,7 +56,7 @@ func (d *document) row() (mailbox.Row, error) {
 		return mailbox.Row{}, fmt.Errorf("document %q: %w", d.Key, err)
 	}
 	r := mailbox.Row{Why: d.Why, Message: &message.Message{
-		To: to, Seq: uint64(d.Seq), ID: d.ID, Type: d.Type, ContentType: d.ContentType, Trace: d.Trace,
+		To: to, Seq: mailbox.Sequence(d.Seq), ID: d.ID, Type: d.Type, ContentType: d.ContentType, Trace: d.Trace,
 		At: d.At, Expires: d.Expires, Archived: d.Archived, Again: d.Again, Payload: d.Payload,
 	}}
 	copy(r.Hash[:sha256.Size], d.Hash)

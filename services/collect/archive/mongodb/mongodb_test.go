@@ -87,7 +87,7 @@ func startFerretDB(tb testing.TB) string {
 	if out, err := build.CombinedOutput(); err != nil {
 		tb.Fatalf("build the test peer: %v\n%s", err, out)
 	}
-	server := exec.CommandContext(context.Background(), binary, "-data", tb.TempDir()) //nolint:gosec // built just now
+	server := exec.CommandContext(context.Background(), binary, "-data", tb.TempDir())
 	server.Stderr = os.Stderr
 	stdin, err := server.StdinPipe()
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	"github.com/weftpush/weft/services/collect/archive"
+	"github.com/weftpush/weft/services/collect/archive/internal/mailbox"
 	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/subject"
 )
@@ -59,7 +60,7 @@ func (a *Archive) purgeOld(ctx context.Context, partition int, after place, befo
 	}
 	var gone, empty bson.A
 	for _, d := range chunk {
-		if uint64(d.Seq) < heads[d.Address] {
+		if mailbox.Sequence(d.Seq) < heads[d.Address] {
 			gone = append(gone, d.Key)
 		} else if d.Why == "" {
 			empty = append(empty, d.Key)

@@ -82,7 +82,7 @@ func (a *Archive) head(ctx context.Context, tokens string) (uint64, error) {
 		return 0, fmt.Errorf("head of %s: %w", tokens, err)
 	}
 	a.clock.seen(newest.Archived)
-	return uint64(newest.Seq), nil
+	return mailbox.Sequence(newest.Seq), nil
 }
 
 // place is a position in the order of archiving inside a partition.

@@ -53,12 +53,12 @@ func (a *Archive) Append(ctx context.Context, partition int, batch []*message.Me
 	}
 	for i, o := range outcomes {
 		if o.Fate == archive.Stored {
-			o.Message.Seq, o.Message.Archived = uint64(seqs[i]), run.archived
+			o.Message.Seq, o.Message.Archived = mailbox.Sequence(seqs[i]), run.archived
 		}
 	}
 	for address, b := range run.boxes {
 		if heads != nil {
-			heads[address] = uint64(b.head)
+			heads[address] = mailbox.Sequence(b.head)
 		}
 	}
 	return outcomes, nil
@@ -156,8 +156,10 @@ func scan(from interface{ Scan(into ...any) error }, to subject.Address, more ..
 	m := &message.Message{To: to}
 	r := mailbox.Row{Message: m}
 	var hash []byte
-	err := from.Scan(append([]any{&hash, &r.Why, &m.Seq, &m.ID, &m.Archived, &m.At, &m.Expires, &m.Again,
-		&m.Type, &m.ContentType, &m.Trace, &m.Payload}, more...)...)
+	err := from.Scan(append([]any{
+		&hash, &r.Why, &m.Seq, &m.ID, &m.Archived, &m.At, &m.Expires, &m.Again,
+		&m.Type, &m.ContentType, &m.Trace, &m.Payload,
+	}, more...)...)
 	copy(r.Hash[:], hash)
 	return r, err
 }

@@ -70,24 +70,25 @@ func BenchmarkAppend(b *testing.B) {
 
 // BenchmarkAppendPartitions has four partitions of one process append at once.
 func BenchmarkAppendPartitions(b *testing.B) {
-	benchmarkOwners(b, func(*testing.B, string) archive.Archive { return nil })
+	benchmarkOwners(b, nil)
 }
 
 // BenchmarkAppendProcesses has four handles on one file, as two or more processes have, append at once. The slowest
 // batch shows whether the lock goes round.
 func BenchmarkAppendProcesses(b *testing.B) {
-	benchmarkOwners(b, func(b *testing.B, path string) archive.Archive { return open(b, path) })
+	benchmarkOwners(b, open)
 }
 
-func benchmarkOwners(b *testing.B, own func(*testing.B, string) archive.Archive) {
+func benchmarkOwners(b *testing.B, own func(*testing.B, string) *sqlite.Archive) {
+	b.Helper()
 	const owners, each = 4, 20 // batches
 	path := filepath.Join(b.TempDir(), "weft.db")
 	shared := open(b, path)
 	slowest, n := [owners]time.Duration{}, 0
 	handles := [owners]archive.Archive{}
 	for i := range handles {
-		if handles[i] = own(b, path); handles[i] == nil {
-			handles[i] = shared
+		if handles[i] = shared; own != nil {
+			handles[i] = own(b, path)
 		}
 	}
 	for b.Loop() {

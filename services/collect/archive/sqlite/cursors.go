@@ -67,7 +67,7 @@ func position(ctx context.Context, on prepared, r history.OpenRequest, to subjec
 	if err != nil {
 		return p, false, err
 	}
-	p.Head = uint64(b.head)
+	p.Head = mailbox.Sequence(b.head)
 	return p, known, nil
 }
 

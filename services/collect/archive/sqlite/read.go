@@ -29,7 +29,7 @@ func (a *Archive) Read(ctx context.Context, to subject.Address, after, upTo uint
 	if err != nil {
 		return nil, fmt.Errorf("sqlite: read: %w", err)
 	}
-	page := mailbox.NewPage(a.facts.Epoch, uint64(b.head), after, upTo, maxBytes, now)
+	page := mailbox.NewPage(a.facts.Epoch, mailbox.Sequence(b.head), after, upTo, maxBytes, now)
 	first, last, ok := page.Range()
 	if !ok {
 		return page.End(), nil
@@ -62,7 +62,7 @@ func (a *Archive) Heads(ctx context.Context, addresses []subject.Address) (map[s
 		if err != nil {
 			return nil, fmt.Errorf("sqlite: heads: %w", err)
 		}
-		heads[to] = uint64(b.head)
+		heads[to] = mailbox.Sequence(b.head)
 	}
 	return heads, nil
 }

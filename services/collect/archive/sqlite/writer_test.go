@@ -163,3 +163,41 @@ func TestQueriesUseIndexes(t *testing.T) {
 		}
 	}
 }
+
+// Another process with a clock of tomorrow wrote last: what comes now must not be archived before it.
+func TestArchivedNeverDecreases(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "weft.db")
+	a, err := Open(t.Context(), path, archive.Facts{Partitions: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	to := subject.UserAddress("default", "a")
+	tomorrow := time.Now().Add(24 * time.Hour).UnixMilli()
+	one, two := &message.Message{To: to, ID: "1", Payload: []byte("x")}, &message.Message{To: to, ID: "2", Payload: []byte("x")}
+	if _, err := a.Append(t.Context(), 0, []*message.Message{one}, nil); err != nil {
+		t.Fatal(err)
+	}
+	other, err := newWriter(t.Context(), source(t, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := other.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if _, err := other.conn.ExecContext(t.Context(), "UPDATE messages SET archived = ?", tomorrow); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Append(t.Context(), 0, []*message.Message{two}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if two.Archived < tomorrow {
+		t.Errorf("archived at %d, before the message below it: %d", two.Archived, tomorrow)
+	}
+}

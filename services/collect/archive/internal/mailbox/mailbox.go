@@ -37,7 +37,10 @@ func Agree(stored, wanted archive.Facts) error {
 }
 
 // Number makes a sequence storable: both databases hold signed numbers. No mailbox ever gets that far.
-func Number(seq uint64) int64 { return int64(min(seq, math.MaxInt64)) } //nolint:gosec // bounded just here
+func Number(seq uint64) int64 { return int64(min(seq, math.MaxInt64)) }
+
+// Sequence is the reverse of Number.
+func Sequence(stored int64) uint64 { return uint64(max(stored, 0)) }
 
 // Row is what is stored at one position of a mailbox.
 type Row struct {
