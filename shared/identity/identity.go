@@ -4,7 +4,7 @@ package identity
 
 import (
 	"context"
-		"strings"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"

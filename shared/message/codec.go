@@ -140,7 +140,7 @@ func (r *reader) byte() byte {
 
 func (r *reader) number() uint64 {
 	n, size := binary.Uvarint(r.rest)
-	if size <= 0 {
+	if size <= 0 || size > 1 && r.rest[size-1] == 0 { // cut off, over 64 bits, or longer than AppendUvarint writes it
 		r.failed, r.rest = true, nil
 		return 0
 	}

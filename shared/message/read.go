@@ -96,7 +96,7 @@ func (m *Message) Check(limits Limits) error {
 		return problem.New(problem.Empty, "the message has no payload; send at least `null`")
 	case len(m.Payload) > limits.Payload:
 		return problem.New(problem.TooLarge, "the payload has %d bytes; the most is %d: publish a link to what is larger", len(m.Payload), limits.Payload)
-	case strings.HasPrefix(m.ContentType, cloudEvents):
+	case strings.HasPrefix(strings.ToLower(m.ContentType), cloudEvents):
 		return problem.New(problem.Unsupported, unsupportedShape, "the structured mode of CloudEvents").In(HeaderContentType)
 	case m.IsJSON() && (!json.Valid(m.Payload) || !utf8.Valid(m.Payload)):
 		return problem.New(problem.BadJSON, "the content type is %s, but the payload is not JSON in UTF-8; set Content-Type to what it is", m.ContentType)
@@ -116,16 +116,21 @@ func (m *Message) IsJSON() bool {
 // headers looks names up without regard to case: NATS keeps the publisher's spelling, and programs differ.
 type headers map[string][]string
 
-// first is the value of the first name that is there and not empty.
+// first is the value of the first name that is there and not empty. Where a publisher used several spellings of one
+// name, the canonical one counts, else the first in the order of bytes: a redelivery must read the same id.
 func (h headers) first(names ...string) string {
 	for _, name := range names {
-		if v, ok := h[name]; ok && len(v) > 0 && v[0] != "" {
+		if v := h[name]; len(v) > 0 && v[0] != "" {
 			return v[0]
 		}
+		var spelling, value string
 		for key, v := range h {
-			if strings.EqualFold(key, name) && len(v) > 0 && v[0] != "" {
-				return v[0]
+			if strings.EqualFold(key, name) && len(v) > 0 && v[0] != "" && (spelling == "" || key < spelling) {
+				spelling, value = key, v[0]
 			}
+		}
+		if value != "" {
+			return value
 		}
 	}
 	return ""

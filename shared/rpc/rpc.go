@@ -2,6 +2,7 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -69,8 +70,9 @@ func Handle[Q, A any](answer func(Q) (A, error)) micro.HandlerFunc {
 			Refuse(r, err)
 			return
 		}
-		// The only error left is a closed connection: the caller sees a time-out and asks again.
-		_ = r.RespondJSON(a)
+		if err := r.RespondJSON(a); err != nil { // over the server's max_payload, say: a refusal still fits
+			Refuse(r, err)
+		}
 	}
 }
 
@@ -87,5 +89,7 @@ func Refusal(p *problem.Problem) *nats.Msg {
 func Refuse(r micro.Request, err error) {
 	p := problem.From(err)
 	body, _ := json.Marshal(p) //nolint:errchkjson // three strings and a bool
-	_ = r.Error(fmt.Sprint(p.Status()), p.Message, body)
+	// micro sends nothing at all without a description. The only error left is a closed connection: the caller sees a
+	// time-out and asks again.
+	_ = r.Error(strconv.Itoa(p.Status()), cmp.Or(p.Message, string(p.Code)), body)
 }

@@ -21,19 +21,25 @@ type Registrar interface {
 }
 
 // Parse fills parts from, in falling order of precedence, the arguments, the environment (WEFT_ and the flag's name
-// in capitals, dashes as underscores) and the file named by -config (one `name value` a line, # for comments). A
-// name that nobody registered or a value that can't be read is an error that names both and the place.
+// in capitals, dashes as underscores; empty is as good as absent) and the file named by -config (one `name value` a
+// line, # for comments). A name that nobody registered or a value that can't be read is an error that gives the name
+// and the place.
 func Parse(name string, args []string, parts ...Registrar) error {
 	fs := flag.NewFlagSet(name, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	fs.String("config", "", "file with one `name value` a line")
+	file := fs.String("config", "", "file with one `name value` a line")
 	for _, part := range parts {
 		part.Flags(fs)
 	}
 	err := ff.Parse(fs, args,
 		ff.WithEnvVarPrefix("WEFT"),
 		ff.WithConfigFileFlag("config"),
-		ff.WithConfigFileParser(ff.PlainParser))
+		ff.WithConfigFileParser(func(r io.Reader, set func(name, value string) error) error {
+			if err := ff.PlainParser(r, set); err != nil {
+				return fmt.Errorf("%s: %w", *file, err)
+			}
+			return nil
+		}))
 	if err == nil && fs.NArg() > 0 {
 		err = fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}

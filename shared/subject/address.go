@@ -84,15 +84,16 @@ func ParseTokens(s string) (Address, error) {
 	}
 	kind, token, hasID := strings.Cut(rest, ".")
 	a := Address{Tenant: name, Kind: Kind(kind)}
-	if a.Kind == User || a.Kind == Topic {
+	switch {
+	case a.Kind == User || a.Kind == Topic:
 		if strings.Contains(token, ".") && CheckID(token) == nil {
 			return Address{}, problem.New(problem.BadEncoding, "an id with a dot in it can't stand in a subject as itself; write %s", Encode(token))
 		}
 		if a.ID, err = Decode(token); err != nil {
 			return Address{}, err
 		}
-	} else if hasID {
-		a.ID = token
+	case a.Kind == All && hasID: // not even an empty one: `default.all.` is no second name of `default.all`
+		return Address{}, problem.New(problem.BadAddress, "`all` has no id, but %q was given", token)
 	}
 	return a, a.Check()
 }
