@@ -96,7 +96,7 @@ func (t *Table) Connect(ctx context.Context, c Connection) (State, error) {
 func state(c Connection, heads []*redis.Cmd, places *redis.FloatSliceCmd, previous *redis.Cmd) (State, error) {
 	s := State{Heads: map[subject.Address]uint64{}, Cursors: map[subject.Address]uint64{}, Floor: map[subject.Address]uint64{}}
 	for i, r := range c.Addresses {
-		head, err := heads[i].Float64()
+		head, err := score(heads[i])
 		if err != nil && !errors.Is(err, redis.Nil) {
 			return State{}, fmt.Errorf("route: connect: head of %s: %w", r.Address.Tokens(), err)
 		}
@@ -109,6 +109,15 @@ func state(c Connection, heads []*redis.Cmd, places *redis.FloatSliceCmd, previo
 		s.Previous = ""
 	}
 	return s, nil
+}
+
+// score is the number that a command answered with: a script says it as text, ZSCORE as a number in RESP3 and as text
+// in RESP2. Cmd.Float64 refuses the one that is a float64 already.
+func score(c *redis.Cmd) (float64, error) {
+	if f, ok := c.Val().(float64); ok {
+		return f, c.Err()
+	}
+	return c.Float64()
 }
 
 // know enters what is known: a key or member that is absent came as 0.

@@ -66,7 +66,7 @@ func session(node, session, device string, addresses ...subject.Address) route.C
 
 func connect(t *testing.T, s *server) {
 	table, ctx := s.open(t), t.Context()
-	must(t, table.RaiseHeads(ctx, map[subject.Address]uint64{alice(): 7, news(): 1 << 53}))
+	must(t, table.RaiseHeads(ctx, map[subject.Address]uint64{alice(): 7, news(): 1 << 53, everyone(): 4}))
 	must(t, table.RaiseCursors(ctx, []route.Cursor{
 		{User: alice(), Device: "phone", Address: alice(), Seq: 3},
 		{User: alice(), Device: "tablet", Address: alice(), Seq: 5},
@@ -79,7 +79,7 @@ func connect(t *testing.T, s *server) {
 	got, err := table.Connect(ctx, first)
 	must(t, err)
 	want := route.State{
-		Heads:   map[subject.Address]uint64{alice(): 7, news(): 1 << 53},
+		Heads:   map[subject.Address]uint64{alice(): 7, news(): 1 << 53, everyone(): 4},
 		Cursors: map[subject.Address]uint64{alice(): 3},
 		Floor:   map[subject.Address]uint64{alice(): 5, news(): 9},
 	}
