@@ -33,8 +33,12 @@ func (n *Service) demoToken(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
 	defer cancel()
 	answer, err := rpc.Send(ctx, n.nc, &nats.Msg{Subject: subject.AuthIssue, Data: body})
-	if err != nil {
-		p := problem.From(err)
+	switch p := problem.From(err); {
+	case err == nil:
+	case p.Code == problem.Unavailable: // nobody listens there unless told to
+		http.Error(w, "auth gives no tokens to whoever asks; bring one", http.StatusNotFound)
+		return
+	default:
 		http.Error(w, p.Message, p.Status())
 		return
 	}

@@ -16,16 +16,12 @@ import (
 	"github.com/weftpush/weft/services/collect"
 	"github.com/weftpush/weft/services/dispatch"
 	"github.com/weftpush/weft/services/push"
+	"github.com/weftpush/weft/services/weft/cli"
+	"github.com/weftpush/weft/services/weft/demo"
 	"github.com/weftpush/weft/services/weft/dev"
+	"github.com/weftpush/weft/services/weft/manifest"
 	"github.com/weftpush/weft/services/weft/up"
 	"github.com/weftpush/weft/shared/service"
-)
-
-// Exit codes of every command.
-const (
-	exitDone   = 0
-	exitFailed = 1
-	exitUsage  = 2
 )
 
 // Run runs one command line and returns its exit code.
@@ -39,6 +35,8 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		Short:         "Weft delivers messages that are published on NATS to every device of their user",
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 		Example: `  weft dev                          everything on this machine, in one process
   weft listen --user alice          receive, in a second terminal
   weft pub user:alice '{"n":1}'     publish, in a third`,
@@ -46,17 +44,19 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	root.AddCommand(devCommand(started, log), upCommand(started, log))
+	for _, c := range []*cobra.Command{root, devCommand(started, log), upCommand(started, log), demoCommand(started, log)} {
+		cli.Usage(c)
+		if c != root {
+			root.AddCommand(c)
+		}
+	}
+	root.AddCommand(cli.NewPub(), cli.NewListen(), cli.NewToken())
 	root.SetArgs(args)
-	ran, err := root.ExecuteContextC(ctx)
-	if err == nil {
-		return exitDone
+	err := root.ExecuteContext(ctx)
+	if err != nil {
+		_, _ = fmt.Fprintf(stderr, "weft: %v\n", err)
 	}
-	fmt.Fprintf(stderr, "weft: %v\n", err)
-	if ran == root || !ran.Runnable() {
-		return exitUsage
-	}
-	return exitFailed
+	return cli.ExitCode(err)
 }
 
 func devCommand(started time.Time, log *slog.Logger) *cobra.Command {
@@ -72,13 +72,62 @@ func devCommand(started time.Time, log *slog.Logger) *cobra.Command {
 			return dev.Run(c.Context(), o)
 		},
 	}
+	devFlags(c, &o)
+	return c
+}
+
+func devFlags(c *cobra.Command, o *dev.Options) {
 	f := c.Flags()
 	f.StringVar(&o.Data, "data", ".weft", "folder of everything that is kept")
 	f.IntVar(&o.NATSPort, "nats-port", 4222, "port of NATS; 0 for any free one")
 	f.IntVar(&o.PushPort, "push-port", 8080, "port of WebSockets and the demo; 0 for any free one")
 	f.IntVar(&o.CollectPort, "collect-port", 8081, "port of POST /v1/messages; 0 for any free one")
 	f.IntVar(&o.AdminPort, "admin-port", 9090, "port of /readyz and /healthz; 0 for any free one")
+}
+
+func demoCommand(started time.Time, log *slog.Logger) *cobra.Command {
+	o := dev.Options{Started: started, Log: log}
+	var file string
+	var pause time.Duration
+	c := &cobra.Command{
+		Use:   "demo",
+		Short: "Run everything as `weft dev` does, and publish 329 real GitHub webhooks to watch on the demo page",
+		Long: `Run everything as "weft dev" does, and publish the 329 example webhooks of GitHub that the npm package
+@octokit/webhooks-examples holds, each to its sender and to the topic of its repository. Open the demo page, log in as
+Codertocat, subscribe to the topic Codertocat/Hello-World, go offline, come back. Running it again publishes the same
+ids, so nothing comes twice.`,
+		Args: cobra.NoArgs,
+		Example: `  weft demo
+  weft demo --pause 1s
+  weft demo --payloads my.ndjson      lines of {"to":"user:alice","id":"1","type":"t","payload":"{}"}`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			o.Out = c.OutOrStdout()
+			list, err := payloads(c.Context(), file, o.Out)
+			if err != nil {
+				return err
+			}
+			o.Then = func(ctx context.Context, m manifest.Manifest) error {
+				_, err := demo.Publish(ctx, m.NATS, list, pause, o.Out, cli.Terminal(o.Out))
+				if ctx.Err() != nil {
+					return nil //nolint:nilerr // it was stopped in the middle, which is no failure
+				}
+				return err
+			}
+			return dev.Run(c.Context(), o)
+		},
+	}
+	devFlags(c, &o)
+	c.Flags().StringVar(&file, "payloads", "", "`file` of messages instead of the npm package's")
+	c.Flags().DurationVar(&pause, "pause", 50*time.Millisecond, "pause between two messages")
 	return c
+}
+
+// payloads reads the list of the demo's messages.
+func payloads(ctx context.Context, file string, out io.Writer) ([]byte, error) {
+	if file != "" {
+		return os.ReadFile(file)
+	}
+	return demo.Payloads(ctx, out)
 }
 
 func upCommand(started time.Time, log *slog.Logger) *cobra.Command {
@@ -134,5 +183,5 @@ func runService(name string, args []string) int {
 		})
 	}
 	fmt.Fprintf(os.Stderr, "weft: there is no service %q; there are auth, collect, dispatch and push\n", name)
-	return exitUsage
+	return cli.ExitUsage
 }

@@ -38,6 +38,8 @@ type Options struct {
 	Log         *slog.Logger
 	Out         io.Writer // gets the lines that a person reads
 	Started     time.Time // when the command began, for the line that says how long it took
+	// Then runs beside the services once they are ready, if it is set; its error ends everything.
+	Then func(ctx context.Context, m manifest.Manifest) error
 }
 
 // Run runs everything until ctx ends or something can't go on.
@@ -122,7 +124,10 @@ func (o *Options) serve(ctx context.Context, natsURL, redisURL string) error {
 		if err := manifest.Write(o.Data, m); err != nil {
 			return err
 		}
-		return local.Welcome(o.Out, m, key, o.Started)
+		if err := local.Welcome(o.Out, m, key, o.Started); err != nil || o.Then == nil {
+			return err
+		}
+		return o.Then(ctx, m)
 	})
 	err = group.Wait()
 	return errors.Join(err, manifest.Remove(o.Data))

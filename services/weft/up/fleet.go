@@ -49,7 +49,7 @@ func (f *fleet) start(p process) error {
 	if err != nil {
 		return fmt.Errorf("open the log of %s: %w", p.name, err)
 	}
-	defer func() { _ = log.Close() }() // the process has its own handle
+	defer func() { _ = log.Close() }()             // the process has its own handle
 	p.cmd = exec.Command(p.argv[0], p.argv[1:]...) //nolint:gosec,noctx // our own argv; it is ended by stop, in order
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C reaches us only, and we stop them in order

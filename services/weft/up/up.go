@@ -40,6 +40,7 @@ type Options struct {
 	Log         *slog.Logger
 	Out         io.Writer
 	Started     time.Time
+	Ready       func(manifest.Manifest) // called once everything is ready; nil for nothing
 }
 
 // Run starts everything, and stops it when ctx ends. A process that dies meanwhile is reported; the others go on.
@@ -70,6 +71,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	if err := local.Welcome(o.Out, *m, key, o.Started); err != nil {
 		return err
+	}
+	if o.Ready != nil {
+		o.Ready(*m)
 	}
 	<-ctx.Done()
 	return nil

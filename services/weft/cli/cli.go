@@ -1,0 +1,113 @@
+// Package cli is the commands for people who use a fabric: token, pub and listen. Each finds the fabric that runs on
+// this machine through its manifest, and takes flags for one that runs elsewhere.
+//
+// Results go to standard output, everything else to standard error. An error that the fabric answered with begins
+// with its stable code.
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weftpush/weft/services/auth"
+	"github.com/weftpush/weft/services/weft/manifest"
+)
+
+// Exit codes.
+const (
+	ExitDone   = 0
+	ExitFailed = 1
+	ExitUsage  = 2
+)
+
+// usageError is an error of the command line itself: nothing was tried.
+type usageError struct{ error }
+
+func (u usageError) Unwrap() error { return u.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// ExitCode is the exit code that goes with a command's error.
+func ExitCode(err error) int {
+	var usage usageError
+	switch {
+	case err == nil:
+		return ExitDone
+	case errors.As(err, &usage):
+		return ExitUsage
+	default:
+		return ExitFailed
+	}
+}
+
+// Usage makes the errors that cobra finds in arguments and flags usage errors, with the way to the help.
+func Usage(c *cobra.Command) *cobra.Command {
+	hint := func(err error) error { return usagef("%w; `%s --help` shows how", err, c.CommandPath()) }
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return hint(err) })
+	check := c.Args
+	c.Args = func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			return hint(err)
+		}
+		return nil
+	}
+	return c
+}
+
+// fabric is the flags by which a command finds a fabric.
+type fabric struct{ data string }
+
+func (f *fabric) flags(c *cobra.Command) {
+	c.Flags().StringVar(&f.data, "data", ".weft", "data `folder` of the fabric on this machine")
+}
+
+// running is the manifest of the fabric; instead is the flag that does without one.
+func (f *fabric) running(instead string) (manifest.Manifest, error) {
+	m, err := manifest.Read(f.data)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, fmt.Errorf("no fabric runs in %s; start one with `weft dev`, name its folder with --data, or use %s", f.data, instead)
+	}
+	return m, err
+}
+
+// key is a key of the fabric that can sign; where there is none yet it makes one.
+func (f *fabric) key() (auth.Key, error) {
+	keys := filepath.Join(f.data, "keys")
+	if m, err := manifest.Read(f.data); err == nil && m.Keys != "" {
+		keys = m.Keys
+	}
+	return auth.LoadOrCreateKey(keys)
+}
+
+// output is the flag that chooses between people and machines.
+type output string
+
+const (
+	forPeople   output = "text"
+	forMachines output = "json"
+)
+
+func (o *output) flags(c *cobra.Command) {
+	*o = forPeople
+	c.Flags().StringVar((*string)(o), "output", string(forPeople), "`text` for people or json for programs")
+}
+
+func (o *output) check() error {
+	if *o != forPeople && *o != forMachines {
+		return usagef("--output is text or json, not %q", string(*o))
+	}
+	return nil
+}
+
+// line writes one line; a standard output that nobody reads any more ends the command.
+func line(w io.Writer, format string, args ...any) error {
+	if _, err := fmt.Fprintf(w, format+"\n", args...); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	return nil
+}
