@@ -75,7 +75,7 @@ func (a *acknowledger) hasten(s *session) {
 		key := cursorKey{user: s.user, device: s.device, to: l.to}
 		if seq, ok := a.shared[key]; ok {
 			delete(a.shared, key)
-			a.own[key] = seq
+			a.own[key] = max(a.own[key], seq)
 		}
 	}
 }

@@ -21,6 +21,9 @@ const (
 	sharedPage = 64 << 10
 )
 
+// A page for one session is as large as the room in its window, and a quarter of the window at least: what does not fit
+// is held, so that a client that acknowledges each message by itself does not cost a read each.
+
 // fillQueue holds the lanes that wait to be filled, each at most once (lane.filling says so). push never waits.
 type fillQueue struct {
 	mu      sync.Mutex // protects lanes
@@ -79,7 +82,7 @@ func (n *Service) fillLanes(ctx context.Context) error {
 		if err != nil && ctx.Err() == nil {
 			n.faults.Note("read a mailbox", err)
 		}
-		l.session.filled(l, items, head, err)
+		l.session.filled(l, after, items, head, err)
 	}
 	return nil
 }
@@ -91,33 +94,42 @@ func (s *session) reading(l *lane) (after, upTo uint64, room int, ok bool) {
 	after, upTo, ok = l.missing()
 	ok = ok && s.end == nil
 	l.filling = ok
-	return after, upTo, s.node.cfg.Window - s.unacked, ok
+	window := s.node.cfg.Window
+	return after, upTo, max(window-s.unacked, window/4), ok
 }
 
-// filled gives a lane what was read for it. A read that failed or brought nothing is tried again at the next tick.
-func (s *session) filled(l *lane, items []item, head uint64, err error) {
+// filled gives a lane what was read for it behind after. A read that failed or brought the lane nothing to send is
+// tried again at the next tick, and no sooner.
+func (s *session) filled(l *lane, after uint64, items []item, head uint64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l.filling = false
-	l.faulted = err != nil || len(items) == 0
+	if s.end == nil {
+		l.refill(items, head)
+	}
+	l.faulted = err != nil || (l.next == after+1 && s.fullSince.IsZero())
+	s.fill(l)
+}
+
+// offerPage gives a lane what was read for another session of its address.
+func (s *session) offerPage(l *lane, items []item, head uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.end != nil {
 		return
 	}
-	l.head = max(l.head, head)
-	for _, it := range items {
-		l.take(it, false)
-	}
+	l.refill(items, head)
 	s.fill(l)
 }
 
 // page reads a part of a mailbox: from what this node remembers of a shared address, else from the archive, once for
-// all sessions that miss the same range.
+// all sessions that miss the same range: those that wait for it are given it, too.
 func (n *Service) page(ctx context.Context, to subject.Address, after, upTo uint64, room int) ([]item, uint64, error) {
 	if to.Kind == subject.User {
 		return n.read(ctx, to, after, upTo, room)
 	}
 	if items := n.hub.recent(to, after); items != nil {
-		return items, items[len(items)-1].To, nil
+		return items, items[len(items)-1].to, nil
 	}
 	type page struct {
 		items []item
@@ -125,6 +137,7 @@ func (n *Service) page(ctx context.Context, to subject.Address, after, upTo uint
 	}
 	v, err, _ := n.shared.Do(fmt.Sprintf("%s/%d", to.Tokens(), after), func() (any, error) {
 		items, head, err := n.read(ctx, to, after, 0, sharedPage)
+		n.hub.spread(to, items, head)
 		return page{items, head}, err
 	})
 	if err != nil {

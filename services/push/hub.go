@@ -3,6 +3,7 @@ package push
 import (
 	"hash/maphash"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weftpush/weft/shared/route"
@@ -18,8 +19,9 @@ const (
 
 // hub knows which sessions of this node hold an address.
 type hub struct {
-	seed   maphash.Seed
-	shards [shards]shard
+	seed       maphash.Seed
+	generation atomic.Uint64 // of the last mailbox that began
+	shards     [shards]shard
 }
 
 type shard struct {
@@ -30,14 +32,15 @@ type shard struct {
 // mailbox is an address that sessions of this node hold.
 type mailbox struct {
 	to         subject.Address
-	generation uint64             // of the route; a later registration has a higher one
+	generation uint64             // of the route; a later mailbox of the address has a higher one
 	lanes      map[*lane]struct{} // protected by the shard
 
-	mu     sync.Mutex // protects everything below
-	routed   time.Time // when the route was written; zero if Redis does not have it, as far as this node knows
-	compared time.Time // when the head was last compared with the archive
-	head     uint64    // highest sequence that came by
-	recent   []item    // of a shared address: the last items, without holes
+	mu       sync.Mutex // protects everything below
+	routed   time.Time  // when the route was written, or known to be lost
+	written  bool       // Redis has the route, as far as this node knows
+	compared time.Time  // when the head was last compared with the archive
+	head     uint64     // highest sequence that came by
+	recent   []item     // of a shared address: the last items, without holes
 }
 
 func newHub() *hub {
@@ -52,16 +55,18 @@ func (h *hub) shard(to subject.Address) *shard {
 	return &h.shards[maphash.Comparable(h.seed, to)%shards]
 }
 
-// join adds a lane and returns its mailbox; generation is the mailbox's if it is new.
-func (h *hub) join(l *lane, generation uint64) *mailbox {
+// join adds a lane, which nobody else has yet, and returns its mailbox. The lane learns what the mailbox knows of the
+// head: nobody will tell it again.
+func (h *hub) join(l *lane) *mailbox {
 	s := h.shard(l.to)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m := s.mailboxes[l.to]
 	if m == nil {
-		m = &mailbox{to: l.to, generation: generation, lanes: make(map[*lane]struct{}, 1), compared: time.Now()}
+		m = &mailbox{to: l.to, generation: h.generation.Add(1), lanes: make(map[*lane]struct{}, 1), compared: time.Now()}
 		s.mailboxes[l.to] = m
 	}
+	l.head = m.known()
 	m.lanes[l] = struct{}{}
 	return m
 }
@@ -104,6 +109,18 @@ func (h *hub) holds(to subject.Address) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.mailboxes[to] != nil
+}
+
+// spread gives a page of a shared address to every session that waits for it.
+func (h *hub) spread(to subject.Address, items []item, head uint64) {
+	s := h.shard(to)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if m := s.mailboxes[to]; m != nil {
+		for l := range m.lanes {
+			l.session.offerPage(l, items, head)
+		}
+	}
 }
 
 // observe tells the sessions of an address that sequences up to head exist, if that is news to this node.
@@ -149,12 +166,12 @@ func (h *hub) each(i int, fn func(*mailbox)) {
 func (m *mailbox) note(it item) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.head = max(m.head, it.To)
+	m.head = max(m.head, it.to)
 	if m.to.Kind == subject.User {
 		return
 	}
-	if n := len(m.recent); n > 0 && m.recent[n-1].To+1 != it.From {
-		if it.From <= m.recent[n-1].To {
+	if n := len(m.recent); n > 0 && m.recent[n-1].to+1 != it.from {
+		if it.from <= m.recent[n-1].to {
 			return // seen before
 		}
 		m.recent = nil // a hole: what is before it is of no use to anyone who reads on
@@ -163,6 +180,13 @@ func (m *mailbox) note(it item) {
 		m.recent = append(make([]item, 0, recentMost), m.recent[recentMost/2:]...)
 	}
 	m.recent = append(m.recent, it)
+}
+
+// known is the highest sequence that came by.
+func (m *mailbox) known() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.head
 }
 
 // raise notes a head and says whether it is news.
@@ -180,23 +204,26 @@ func (m *mailbox) since(after uint64) []item {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i, it := range m.recent {
-		if it.From <= after+1 && it.To > after {
+		if it.from <= after+1 && it.to > after {
 			return m.recent[i:]
 		}
 	}
 	return nil
 }
 
-// setRouted notes that the route was written, or that it is lost.
-func (m *mailbox) setRouted(at time.Time) {
+// setRouted notes that the route was written, or that it is lost; at is when the writing began, so that a route whose
+// loss was noticed meanwhile counts as lost.
+func (m *mailbox) setRouted(at time.Time, written bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.routed = at
+	if !at.Before(m.routed) {
+		m.routed, m.written = at, written
+	}
 }
 
 // needsRoute says whether the route has to be written: it is not in Redis, or will soon have been there for its life.
 func (m *mailbox) needsRoute(now time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return now.Sub(m.routed) > route.TTL/4
+	return !m.written || now.Sub(m.routed) > route.TTL/4
 }

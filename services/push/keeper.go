@@ -2,7 +2,6 @@ package push
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -37,7 +36,8 @@ func (n *Service) keep(ctx context.Context) error {
 		k.round(ctx)
 		select {
 		case <-ctx.Done():
-			return k.leave(ctx)
+			k.leave(ctx)
+			return nil
 		case <-ticker.C:
 		case <-n.sweeping:
 		case <-reconnected:
@@ -62,28 +62,29 @@ type keeper struct {
 
 func (k *keeper) round(ctx context.Context) {
 	lost, err := k.table.Renew(ctx, k.id, leaseTTL)
-	if err != nil {
-		if ctx.Err() == nil {
-			k.faults.Note("renew the lease", err)
-		}
-		return
-	}
-	if lost && k.ready {
-		k.log.Warn("redis has lost what it knew of this node; writing every route again")
-		k.forgetRoutes()
-	}
 	if !k.ready {
 		k.ready = true
-		close(k.Service.ready)
+		close(k.Service.ready) // without Redis as well: dispatch asks all nodes then
 	}
-	k.repair(ctx)
-	k.sweep(ctx)
+	swept, due := k.next()
+	if err == nil {
+		if lost {
+			k.log.Warn("redis has lost what it knew of this node; writing every route again")
+			k.forgetRoutes()
+		}
+		k.repair(ctx)
+		k.sweep(ctx, swept)
+	} else if ctx.Err() == nil {
+		k.faults.Note("renew the lease", err)
+	}
+	k.sweepArchive(ctx, due)
 }
 
 // forgetRoutes notes that no route is in Redis any more.
 func (k *keeper) forgetRoutes() {
+	now := time.Now()
 	for i := range shards {
-		k.hub.each(i, func(m *mailbox) { m.setRouted(time.Time{}) })
+		k.hub.each(i, func(m *mailbox) { m.setRouted(now, false) })
 	}
 }
 
@@ -107,15 +108,14 @@ func (k *keeper) repair(ctx context.Context) {
 			return
 		}
 		for _, m := range missing {
-			m.setRouted(now)
+			m.setRouted(now, true)
 		}
 	}
 }
 
-// sweep compares the heads of up to sweepMost addresses with Redis, going on where the last round ended, and of a few
-// with the archive. A head that is higher than what came by shows a lost tail; the lanes fetch it.
-func (k *keeper) sweep(ctx context.Context) {
-	var swept, due []*mailbox
+// next are the mailboxes whose heads this round compares with Redis, going on where the last one ended, and those
+// among them that are due to be compared with the archive.
+func (k *keeper) next() (swept, due []*mailbox) {
 	now := time.Now()
 	for range shards {
 		k.hub.each(k.shard, func(m *mailbox) {
@@ -129,28 +129,18 @@ func (k *keeper) sweep(ctx context.Context) {
 			break
 		}
 	}
-	k.compare(swept, "compare heads with Redis", func(list []subject.Address) ([]uint64, error) {
-		return k.table.Heads(ctx, list)
-	})
-	k.compare(due, "compare heads with the archive", func(list []subject.Address) ([]uint64, error) {
-		ctx, cancel := context.WithTimeout(ctx, readTimeout)
-		defer cancel()
-		return history.Heads(ctx, k.nc, list)
-	})
+	return swept, due
 }
 
-// compare asks for heads and tells the sessions of each address about a higher one.
-func (k *keeper) compare(mailboxes []*mailbox, step string, ask func([]subject.Address) ([]uint64, error)) {
+// sweep compares heads with Redis. One that is higher than what came by shows a lost tail; the lanes fetch it.
+func (k *keeper) sweep(ctx context.Context, mailboxes []*mailbox) {
 	if len(mailboxes) == 0 {
 		return
 	}
-	list := make([]subject.Address, len(mailboxes))
-	for i, m := range mailboxes {
-		list[i] = m.to
-	}
-	heads, err := ask(list)
+	list := addresses(mailboxes)
+	heads, err := k.table.Heads(ctx, list)
 	if err != nil {
-		k.faults.Note(step, err)
+		k.faults.Note("compare heads with Redis", err)
 		return
 	}
 	for i, head := range heads {
@@ -158,23 +148,53 @@ func (k *keeper) compare(mailboxes []*mailbox, step string, ask func([]subject.A
 	}
 }
 
-// leave removes the node from Redis, so that nobody sends it anything for the rest of the lease.
-func (k *keeper) leave(ctx context.Context) error {
+// sweepArchive does the same with the archive, whatever Redis says or does not.
+func (k *keeper) sweepArchive(ctx context.Context, mailboxes []*mailbox) {
+	if len(mailboxes) == 0 {
+		return
+	}
+	list := addresses(mailboxes)
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	heads, err := history.Heads(ctx, k.nc, list)
+	if err != nil {
+		k.faults.Note("compare heads with the archive", err)
+		return // they stay due
+	}
+	now := time.Now()
+	for i, head := range heads {
+		mailboxes[i].setCompared(now)
+		k.hub.observe(list[i], head)
+	}
+}
+
+func addresses(mailboxes []*mailbox) []subject.Address {
+	list := make([]subject.Address, len(mailboxes))
+	for i, m := range mailboxes {
+		list[i] = m.to
+	}
+	return list
+}
+
+// leave removes the node from Redis, so that nobody sends it anything for the rest of the lease. Redis away is no
+// reason to fail: the lease lapses.
+func (k *keeper) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
 	defer cancel()
 	if err := k.table.Leave(ctx, k.id); err != nil {
-		return fmt.Errorf("push: give up the lease: %w", err)
+		k.faults.Note("give up the lease", err)
 	}
-	return nil
 }
 
-// due says whether it is time to compare the address with the archive, and notes that it is done.
+// due says whether it is time to compare the address with the archive.
 func (m *mailbox) due(now time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if now.Sub(m.compared) < archiveEvery {
-		return false
-	}
-	m.compared = now
-	return true
+	return now.Sub(m.compared) >= archiveEvery
+}
+
+func (m *mailbox) setCompared(at time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.compared = at
 }

@@ -9,25 +9,45 @@ import (
 	"github.com/weftpush/weft/shared/subject"
 )
 
-// aheadMost is how many live items a lane holds back while the ones before them come from the archive. Beyond it they
-// are let go: the archive has them too.
-const aheadMost = 64
+const (
+	// aheadMost is how many items a lane holds back while the ones before them come from the archive, or until there
+	// is room in the window. Beyond it they are let go: the archive has them too.
+	aheadMost = 64
+	// objectRoom is about what the names, numbers and quotes of a `msg` object take, in bytes.
+	objectRoom = 128
+)
 
-// item is an entry as it is written. All sessions of an address share one item and its bytes.
+// item is an entry as it is written. All sessions of an address share one item and its bytes. It keeps nothing of the
+// entry's message, whose strings would hold on to the whole frame they came in.
 type item struct {
-	message.Entry
-	object []byte // the JSON object of the wire protocol
+	from, to uint64
+	why      message.Why // of a gap; empty for a message
+	expires  int64       // ms since 1970; 0 is never
+	object   []byte      // the JSON object of the wire protocol
 }
 
 func newItem(to subject.Address, e message.Entry) item {
-	if e.Message != nil {
-		return item{Entry: e, object: protocol.AppendMessage(nil, e.Message)}
+	m := e.Message
+	if m == nil {
+		return gapItem(to, e.From, e.To, e.Why)
 	}
-	return item{Entry: e, object: object(protocol.Gap{T: protocol.TGap, Ch: channel(to), From: e.From, To: e.To, Why: e.Why})}
+	room := objectRoom + len(m.Payload) + len(m.ID) + len(m.Type) + len(m.Trace) + len(to.ID)
+	if !m.IsJSON() {
+		room += len(m.Payload)/3 + len(m.ContentType)
+	}
+	return item{from: e.From, to: e.To, expires: m.Expires, object: protocol.AppendMessage(make([]byte, 0, room), m)}
 }
 
+func gapItem(to subject.Address, from, upTo uint64, why message.Why) item {
+	gap := protocol.Gap{T: protocol.TGap, Ch: channel(to), From: from, To: upTo, Why: why}
+	return item{from: from, to: upTo, why: why, object: object(gap)}
+}
+
+// expired says whether a message must not be shown any more.
+func (it *item) expired() bool { return it.expires != 0 && it.expires <= time.Now().UnixMilli() }
+
 // lane is one address of a session: what was sent of it, what was acknowledged, what is known to be missing. It does
-// no I/O and knows no clock; its session's lock protects it. It sends exactly the next sequence, always: what is
+// no I/O, and asks the clock only whether a message has expired; its session's lock protects it. It sends exactly the next sequence, always: what is
 // below is dropped, what is above waits or is read again.
 type lane struct {
 	session *session
@@ -37,7 +57,7 @@ type lane struct {
 	acked   uint64 // the cursor: everything up to here was handled
 	head    uint64 // highest sequence known to exist
 	sent    []sent // sent and not acknowledged, in order
-	ahead   []item // live items that wait for a hole to be filled or for room, without holes among themselves
+	ahead   []item // items that wait for a hole to be filled or for room, without holes among themselves
 	held    int    // bytes of ahead
 	filling bool   // it is in the fill queue or with a worker
 	faulted bool   // the last fill failed: the ticker tries again
@@ -49,31 +69,54 @@ type sent struct {
 	size int
 }
 
-// begin opens the lane behind a cursor.
-func (l *lane) begin(cursor, head uint64) {
-	l.acked, l.next = cursor, cursor+1
-	l.head = max(l.head, head, cursor)
+// place sets where the lane will begin: behind a cursor, once its session opens it.
+func (l *lane) place(cursor, head uint64) {
+	l.acked, l.head = cursor, max(l.head, head)
 }
 
-// take accepts an item if it holds the next sequence and the session's window has room. Live items that come too
-// early wait in ahead as long as they follow each other.
-func (l *lane) take(it item, live bool) {
-	l.head = max(l.head, it.To)
+// open lets the lane send. What came before was dropped and is read from the archive.
+func (l *lane) open() { l.next = l.acked + 1 }
+
+// take sends an item if it holds the next sequence and the session's window has room. One that comes too early waits
+// in ahead.
+func (l *lane) take(it item) {
+	l.head = max(l.head, it.to)
 	switch {
-	case l.next == 0 || it.To < l.next:
+	case l.next == 0 || it.to < l.next:
 		return
-	case it.From <= l.next && l.send(it):
+	case it.from <= l.next && l.send(it):
 		l.flush()
-	case live:
+	default:
 		l.hold(it)
 	}
 }
 
-// hold keeps an early item, unless it does not follow the ones that are held or they are too many or too large: then
-// it will be read from the archive.
+// refill takes a page that was read for the lane. What the window has no room for is held in place of what came
+// later: it is needed first, and reading it again for each acknowledgement would cost a read a message.
+func (l *lane) refill(page []item, head uint64) {
+	l.head = max(l.head, head)
+	for i, it := range page {
+		switch {
+		case l.next == 0 || it.to < l.next:
+		case it.from > l.next:
+			return // the page has nothing to say about what is next
+		case l.send(it):
+			l.flush()
+		default:
+			l.ahead, l.held = nil, 0
+			for _, it := range page[i:] {
+				l.hold(it)
+			}
+			return
+		}
+	}
+}
+
+// hold keeps an item for later, unless it does not follow the ones that are held or they are too many or too large:
+// then it will be read from the archive.
 func (l *lane) hold(it item) {
 	n := len(l.ahead)
-	if n > 0 && l.ahead[n-1].To+1 != it.From {
+	if n > 0 && l.ahead[n-1].to+1 != it.from {
 		return
 	}
 	if n < aheadMost && l.held+len(it.object) <= l.session.node.cfg.Window/4 {
@@ -84,8 +127,8 @@ func (l *lane) hold(it item) {
 
 // flush sends what waited, now that the hole before it may be filled.
 func (l *lane) flush() {
-	for len(l.ahead) > 0 && l.ahead[0].From <= l.next {
-		if l.ahead[0].To >= l.next && !l.send(l.ahead[0]) {
+	for len(l.ahead) > 0 && l.ahead[0].from <= l.next {
+		if l.ahead[0].to >= l.next && !l.send(l.ahead[0]) {
 			return
 		}
 		l.held -= len(l.ahead[0].object)
@@ -99,17 +142,17 @@ func (l *lane) flush() {
 // send writes the item that holds l.next, unless the window is full. A gap that began earlier is cut; a message that
 // expired while it waited becomes a gap.
 func (l *lane) send(it item) bool {
-	if e := it.Entry; e.Message != nil && e.Message.Expired(time.Now()) {
-		it = newItem(l.to, message.Entry{From: e.From, To: e.To, Why: message.WhyExpired})
-	} else if e.From < l.next {
-		it = newItem(l.to, message.Entry{From: l.next, To: e.To, Why: e.Why})
+	if it.expired() {
+		it = gapItem(l.to, it.from, it.to, message.WhyExpired)
+	} else if it.from < l.next {
+		it = gapItem(l.to, l.next, it.to, it.why)
 	}
 	size := max(len(it.object), windowFloor)
 	if !l.session.admit(size) {
 		return false
 	}
-	l.sent = append(l.sent, sent{to: it.To, size: size})
-	l.next = it.To + 1
+	l.sent = append(l.sent, sent{to: it.to, size: size})
+	l.next = it.to + 1
 	l.session.write(it.object)
 	return true
 }
@@ -135,10 +178,10 @@ func (l *lane) missing() (after, upTo uint64, ok bool) {
 		return 0, 0, false
 	}
 	if len(l.ahead) > 0 {
-		if l.ahead[0].From <= l.next {
+		if l.ahead[0].from <= l.next {
 			return 0, 0, false // only room is missing
 		}
-		upTo = l.ahead[0].From - 1
+		upTo = l.ahead[0].from - 1
 	}
 	return l.next - 1, upTo, true
 }

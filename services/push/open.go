@@ -134,7 +134,7 @@ func (n *Service) join(ctx context.Context, s *session, addresses []subject.Addr
 	c := route.Connection{User: s.user, Device: s.device, Node: n.id, Session: s.id}
 	for i, to := range addresses {
 		lanes[i] = &lane{session: s, to: to}
-		mailboxes[i] = n.hub.join(lanes[i], n.generation.Add(1))
+		mailboxes[i] = n.hub.join(lanes[i])
 		c.Addresses = append(c.Addresses, route.Registration{
 			Address: to, Generation: mailboxes[i].generation, Write: mailboxes[i].needsRoute(now),
 		})
@@ -151,7 +151,7 @@ func (n *Service) join(ctx context.Context, s *session, addresses []subject.Addr
 		return lanes, route.State{}, nil
 	}
 	for _, m := range mailboxes {
-		m.setRouted(now)
+		m.setRouted(now, true)
 	}
 	return lanes, state, nil
 }
@@ -168,7 +168,8 @@ func (n *Service) place(ctx context.Context, s *session, lanes []*lane, state ro
 	for _, l := range lanes {
 		claim, claimed := claims[l.to]
 		_, known := state.Cursors[l.to]
-		if !claimed || !known || claim > state.Heads[l.to] {
+		head, there := state.Heads[l.to] // absent is unknown, never 0
+		if !claimed || !known || !there || claim > head {
 			ask = append(ask, l.to.Tokens())
 		}
 	}
@@ -190,7 +191,7 @@ func (n *Service) place(ctx context.Context, s *session, lanes []*lane, state ro
 			}
 			cursor = claim
 		}
-		l.acked, l.head = cursor, max(l.head, head)
+		l.place(cursor, head)
 	}
 	return nil
 }
@@ -291,11 +292,11 @@ func (s *session) begin(lanes []*lane, hello protocol.FromClient, answer func(ma
 		return
 	}
 	for _, l := range lanes {
-		l.next = l.acked + 1
+		l.open()
 	}
 	s.sayLocked(object(answer(s.mailboxesLocked())))
 	for _, l := range lanes {
-		if _, claimed := hello.Cursors[l.to.String()]; claimed && hello.Epoch != "" && hello.Epoch != s.node.epoch {
+		if _, claimed := hello.Cursors[l.to.String()]; claimed && l.acked > 0 && hello.Epoch != "" && hello.Epoch != s.node.epoch {
 			s.sayLocked(object(protocol.Gap{T: protocol.TGap, Ch: channel(l.to), From: 1, To: l.acked, Why: message.WhyEpoch}))
 		}
 		s.fill(l)
@@ -337,10 +338,11 @@ func (s *session) drop(addresses []subject.Address) []*lane {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var dropped, kept []*lane
+	freed := 0
 	for _, l := range s.lanes {
 		if slices.Contains(addresses, l.to) {
 			for _, waits := range l.sent {
-				s.unacked -= waits.size
+				freed += waits.size
 			}
 			l.next, l.sent, l.ahead, l.held = 0, nil, nil, 0
 			dropped = append(dropped, l)
@@ -349,6 +351,9 @@ func (s *session) drop(addresses []subject.Address) []*lane {
 		}
 	}
 	s.lanes = kept
+	if freed > 0 {
+		s.free(freed)
+	}
 	return dropped
 }
 

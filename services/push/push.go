@@ -3,11 +3,12 @@ package push
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -25,23 +26,25 @@ import (
 // Service is one push node. Its id is new at every start: nothing that was meant for an earlier process of the same
 // machine can reach this one.
 type Service struct {
-	id     string
-	cfg    Config
-	nc     *nats.Conn
-	log    *slog.Logger
-	faults *service.Faults
-	ready  chan struct{}
+	id       string
+	cfg      Config
+	nc       *nats.Conn
+	greeting time.Duration // how long a client may take for auth and hello
+	log      *slog.Logger
+	faults   *service.Faults
+	ready    chan struct{}
 
 	// Set once by Run before anything else starts.
 	epoch string
 	table *route.Table
 	acks  *acknowledger
 
-	hub        *hub
-	fills      *fillQueue
-	shared     singleflight.Group // reads of shared addresses under way
-	generation atomic.Uint64      // of the last route registration
-	sweeping   chan struct{}      // has room for one: sweep now
+	listener net.Listener // of the HTTP server
+
+	hub      *hub
+	fills    *fillQueue
+	shared   singleflight.Group // reads of shared addresses under way
+	sweeping chan struct{}      // has room for one: sweep now
 
 	tasks sync.WaitGroup // readers and writers of connections
 
@@ -58,7 +61,7 @@ func New(cfg Config, nc *nats.Conn, log *slog.Logger) (*Service, error) {
 	id := rand.Text()
 	log = log.With("node", id)
 	return &Service{
-		id: id, cfg: cfg, nc: nc, log: log,
+		id: id, cfg: cfg, nc: nc, log: log, greeting: greetTimeout,
 		faults:   service.NewFaults(log),
 		ready:    make(chan struct{}),
 		hub:      newHub(),
@@ -89,9 +92,13 @@ func (n *Service) Run(ctx context.Context) error {
 	defer n.table.Close()
 	n.acks = newAcknowledger(n.id, js, n.table, n.faults)
 
+	// Before anything starts: the node is ready only when clients can connect.
+	if n.listener, err = service.Listen("listen", n.cfg.Listen); err != nil {
+		return fmt.Errorf("push: %w", err)
+	}
 	stop, err := n.subscribe()
 	if err != nil {
-		return err
+		return errors.Join(err, n.listener.Close())
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	// The acknowledger outlives the sessions, whose last acknowledgements it hands over.
@@ -102,11 +109,16 @@ func (n *Service) Run(ctx context.Context) error {
 	for range fillers {
 		group.Go(func() error { return n.fillLanes(ctx) })
 	}
-	group.Go(func() error { return service.ServeHTTP(ctx, "listen", n.cfg.Listen, n.handler(ctx)) })
+	served := make(chan struct{})
+	group.Go(func() error {
+		defer close(served)
+		return service.Serve(ctx, n.listener, n.handler(ctx))
+	})
 	group.Go(func() error {
 		<-ctx.Done()
 		stop()
 		n.closeAll()
+		<-served // from here on no connection begins
 		n.tasks.Wait()
 		endAcks()
 		return nil

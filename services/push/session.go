@@ -62,7 +62,7 @@ func (s *session) offer(l *lane, it item) {
 	if s.end != nil {
 		return
 	}
-	l.take(it, true)
+	l.take(it)
 	s.fill(l)
 }
 
@@ -153,27 +153,38 @@ func (s *session) drain() {
 	}
 }
 
-// ack handles an acknowledgement of the client: everything of ch up to seq has been handled.
+// ack handles an acknowledgement of the client: everything of ch up to seq has been handled. An address that the
+// session does not have ends nothing: the client may have sent it before it knew that a topic was gone.
 func (s *session) ack(ch string, seq uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.lane(ch)
 	switch {
 	case l == nil || l.next == 0:
-		return problem.New(problem.NotSubscribed, "this session does not have the address %q", ch).In("ch")
+		why := problem.New(problem.NotSubscribed, "this session does not have the address %q", ch).In("ch")
+		s.sayLocked(object(protocol.Error{T: protocol.TError, Problem: *why}))
+		return nil
 	case seq >= l.next:
 		return problem.New(problem.AckAhead, "sequence %d of %s was acknowledged, but only %d were sent", seq, l.to, l.next-1).In("seq")
 	case seq <= l.acked:
 		return nil
 	}
-	s.unacked -= l.ack(seq)
-	s.fullSince = time.Time{}
 	s.node.acks.add(s.user, s.device, l.to, seq)
-	for _, l := range s.lanes { // the room that became free is any lane's
+	s.free(l.ack(seq))
+	return nil
+}
+
+// free gives room in the window back, to any lane that waits for some.
+func (s *session) free(size int) {
+	s.unacked -= size
+	s.fullSince = time.Time{}
+	if s.end != nil {
+		return
+	}
+	for _, l := range s.lanes {
 		l.flush()
 		s.fill(l)
 	}
-	return nil
 }
 
 // lane finds the lane of an address as the wire writes it; the empty string is the user's own mailbox.
@@ -216,7 +227,7 @@ func (s *session) tick(now time.Time) {
 		return
 	case silent > beat && now.Sub(s.pinged) > beat:
 		s.pinged = now
-		s.sayLocked(object(protocol.Beat{T: protocol.TPing}))
+		s.sayLocked(ping)
 	}
 	for _, l := range s.lanes {
 		l.faulted = false

@@ -31,6 +31,9 @@ const (
 	writeTimeout = 10 * time.Second
 	// writeMost is how many bytes of objects go into one WebSocket message, unless one object alone is larger.
 	writeMost = 32 << 10
+	// readBuffer is how much is read from a socket at once, in bytes. What a client sends mostly is shorter; larger
+	// payloads pass the buffer by. It is the largest part of an idle connection that can be chosen.
+	readBuffer = 512
 	// closeTimeout bounds the writing of a close frame.
 	closeTimeout = time.Second
 )
@@ -44,6 +47,9 @@ type socket struct {
 	mu   sync.Mutex // serialises data writes; control frames have their own lock in gorilla
 }
 
+// ping is the session's sign that it wants to hear from its client.
+var ping = object(protocol.Beat{T: protocol.TPing}) //nolint:gochecknoglobals // a constant in all but Go's word for it
+
 // acceptor upgrades requests. The handler returns at once and the connection is read in a goroutine of its own: that
 // halves its memory (design section 9).
 func (n *Service) acceptor(ctx context.Context) http.Handler {
@@ -51,6 +57,7 @@ func (n *Service) acceptor(ctx context.Context) http.Handler {
 		Subprotocols:     []string{protocol.Name},
 		CheckOrigin:      n.mayConnect,
 		HandshakeTimeout: greetTimeout,
+		ReadBufferSize:   readBuffer,
 		WriteBufferPool:  &sync.Pool{},
 		// No compression: the library's read limit does not bound what a small message inflates to.
 	}
@@ -103,14 +110,32 @@ func (n *Service) serve(ctx context.Context, sock *socket, token string) {
 		sock.refuse(err)
 		return
 	}
+	// A pong of the WebSocket counts as a sign of life: it is all that a simple program like wscat sends by itself.
+	sock.conn.SetPongHandler(func(string) error { s.hear(); return nil })
 	s.finish(sock.converse(ctx, n, s)) // the session's writer says why, and closes the connection
 	n.close(ctx, s)
 }
 
-// greet takes auth and hello and opens the session. The whole of it has greetTimeout to arrive.
+// greet takes auth and hello, which have n.greeting to arrive, and opens the session.
 func (n *Service) greet(ctx context.Context, sock *socket, token string) (*session, error) {
-	if err := sock.conn.SetReadDeadline(time.Now().Add(greetTimeout)); err != nil {
+	token, hello, err := n.introduction(sock, token)
+	if err != nil {
 		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	who, err := n.verify(ctx, token)
+	if err != nil {
+		return nil, err
+	}
+	return n.open(ctx, sock, who, hello)
+}
+
+// introduction reads what a client says first: hello, or auth and then hello.
+func (n *Service) introduction(sock *socket, token string) (string, protocol.FromClient, error) {
+	var o protocol.FromClient
+	if err := sock.conn.SetReadDeadline(time.Now().Add(n.greeting)); err != nil {
+		return "", o, err
 	}
 	var first []protocol.FromClient
 	next := func() (protocol.FromClient, error) {
@@ -131,23 +156,13 @@ func (n *Service) greet(ctx context.Context, sock *socket, token string) (*sessi
 	}
 	switch {
 	case err != nil:
-		return nil, err
+		return "", o, err
 	case o.T != protocol.THello:
-		return nil, problem.New(problem.HelloExpected, "the first object must be hello (or auth, then hello), not %q", o.T).In("t")
+		return "", o, problem.New(problem.HelloExpected, "the first object must be hello (or auth, then hello), not %q", o.T).In("t")
 	case len(first) > 0:
-		return nil, problem.New(problem.HelloExpected, "wait for welcome before sending more")
+		return "", o, problem.New(problem.HelloExpected, "wait for welcome before sending more")
 	}
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
-	who, err := n.verify(ctx, token)
-	if err != nil {
-		return nil, err
-	}
-	s, err := n.open(ctx, sock, who, o)
-	if err != nil {
-		return nil, err
-	}
-	return s, sock.conn.SetReadDeadline(time.Time{})
+	return token, o, sock.conn.SetReadDeadline(time.Time{})
 }
 
 func (n *Service) verify(ctx context.Context, token string) (*identity.Identity, error) {
@@ -240,6 +255,11 @@ func (sock *socket) Write(objects [][]byte) error {
 	defer buffers.Put(joined)
 	joined.Reset()
 	for i, o := range objects {
+		if bytes.Equal(o, ping) { // also in the way that libraries answer by themselves
+			if err := sock.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(writeTimeout)); err != nil {
+				return err
+			}
+		}
 		joined.Write(o)
 		if i == len(objects)-1 || joined.Len()+len(objects[i+1]) >= writeMost {
 			if err := sock.conn.WriteMessage(websocket.TextMessage, joined.Bytes()); err != nil {

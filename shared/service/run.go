@@ -3,8 +3,10 @@ package service
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -32,7 +34,9 @@ const shutdown = 5 * time.Second
 func Main(name string, args []string, own Registrar, start func(ctx context.Context, nc *nats.Conn, log *slog.Logger) (Service, error)) int {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("service", name)
 	var base Base
-	if err := Parse("weft-"+name, args, &base, own); err != nil {
+	if err := Parse("weft-"+name, args, &base, own); errors.Is(err, flag.ErrHelp) {
+		return 0
+	} else if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
@@ -97,11 +101,16 @@ func ServeHTTP(ctx context.Context, flagName, address string, handler http.Handl
 	if err != nil {
 		return err
 	}
+	return Serve(ctx, l, handler)
+}
+
+// Serve is ServeHTTP for a service that has to know that it listens before it says that it is ready. It closes l.
+func Serve(ctx context.Context, l net.Listener, handler http.Handler) error {
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 32 << 10}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve %s: %w", address, err)
+			return fmt.Errorf("serve %s: %w", l.Addr(), err)
 		}
 		return nil
 	})
