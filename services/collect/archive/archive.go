@@ -26,8 +26,8 @@ type Facts struct {
 }
 
 // Heads is the owner's memory of heads, a hint that saves the archive a look-up: Append reads it and keeps it
-// current. A wrong or missing head costs time and never order: the unique keys are the truth. It belongs to one
-// goroutine and one term of ownership.
+// current. A head that is missing or too low costs time and never order: the unique keys are the truth. None is ever
+// too high, because only Append, which knows, raises one. It belongs to one goroutine and one term of ownership.
 type Heads map[subject.Address]uint64
 
 // Fate is what became of a message in Append.
@@ -58,7 +58,8 @@ type Mailboxes interface {
 
 	// Read returns the entries after < sequence <= upTo (0: to the head) of a mailbox as of now, without silent jumps:
 	// what expired, was purged or deleted is a gap with its reason, neighbours with one reason joined. It stops
-	// before the payloads exceed maxBytes, but never before one entry. A mailbox that nobody wrote to has head 0.
+	// before the payloads exceed maxBytes, or after some thousand rows, but never before one entry. A mailbox that
+	// nobody wrote to has head 0.
 	Read(ctx context.Context, to subject.Address, after, upTo uint64, maxBytes int, now time.Time) (*history.Page, error)
 
 	// Heads returns the highest sequence of each address; 0 for an address that nobody wrote to.

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/weftpush/weft/shared/history"
+	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/subject"
 )
 
@@ -92,33 +93,36 @@ func openAdvanced(s *suite) {
 	s.must(s.a.Advance(t.Context(), nil))
 }
 
+// openAtOnce opens the same devices from several processes while the head moves: all are told what is stored.
 func openAtOnce(s *suite) {
-	t := s.t
-	to := topic("news")
-	s.fill(to, 3)
-	positions := make([]history.Position, 4)
+	const devices, processes = 10, 3
+	t, to := s.t, topic("news")
+	told := [processes][devices]uint64{}
 	var group sync.WaitGroup
-	for i := range positions {
+	for i := range processes {
 		a := s.open()
 		group.Go(func() {
-			answer, err := a.Open(t.Context(), device("one", to))
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			positions[i] = answer.Positions[to.Tokens()]
-		})
-		group.Go(func() {
-			if _, err := a.Append(t.Context(), partition(to), batchOf(text(to, fmt.Sprint("late", i))), nil); err != nil {
-				t.Error(err)
+			for d := range devices {
+				late := text(to, fmt.Sprintf("late-%d-%d", i, d))
+				if _, err := a.Append(t.Context(), partition(to), []*message.Message{late}, nil); err != nil {
+					t.Error(err)
+				}
+				answer, err := a.Open(t.Context(), device(fmt.Sprint(d), to))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				told[i][d] = answer.Positions[to.Tokens()].Cursor
 			}
 		})
 	}
 	group.Wait()
-	stored := s.open1(s.a, device("one", to)).Cursor
-	for _, p := range positions {
-		if p.Cursor != stored {
-			t.Errorf("one was told %d; stored is %d", p.Cursor, stored)
+	for d := range devices {
+		stored := s.open1(s.a, device(fmt.Sprint(d), to)).Cursor
+		for i := range processes {
+			if told[i][d] != stored {
+				t.Errorf("device %d: process %d was told %d; stored is %d", d, i, told[i][d], stored)
+			}
 		}
 	}
 }

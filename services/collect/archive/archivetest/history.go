@@ -119,7 +119,7 @@ func randomHistory(s *suite) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	c := &chronicle{
-		suite: s, random: rand.New(rand.NewPCG(seed, 1)), //nolint:gosec // it is to be repeated
+		suite: s, random: rand.New(rand.NewPCG(seed, 1)),
 		model:  model{mailboxes: map[subject.Address][]*held{}, cursors: map[subject.Address]map[string]uint64{}},
 		places: []subject.Address{user("alice"), user("a/b"), topic("news"), {Tenant: "t.2", Kind: subject.All}},
 		memory: []archive.Heads{{}, {}},

@@ -12,9 +12,7 @@ import (
 const day = 24 * time.Hour
 
 // usual is the policy of a fabric that sets none.
-var usual = archive.Policy{Retention: 30 * day, MinAge: day} //nolint:gochecknoglobals // never changed
-
-func batchOf(m ...*message.Message) []*message.Message { return m }
+var usual = archive.Policy{Retention: 30 * day, MinAge: day}
 
 // purge applies the usual policy to partition 0.
 func (s *suite) purge(now time.Time, want int) {
@@ -62,6 +60,10 @@ func purgeRetention(s *suite) {
 	to, other, start := user("a"), user("b"), time.Now()
 	a, b, c := text(to, "a"), expiring(to, "b"), text(to, "c")
 	s.append(s.a, 0, archive.Heads{}, a, b, c, text(other, "only"))
+	hasty := archive.Policy{Retention: time.Hour, MinAge: day}
+	if n, err := s.a.Purge(t.Context(), 0, hasty, start.Add(day-time.Hour)); n != 0 || err != nil {
+		t.Errorf("purged %d messages younger than the least age: %v", n, err)
+	}
 	s.purge(start.Add(30*day-time.Hour), 1) // b expired
 	s.purge(start.Add(31*day), 4)           // a and b deleted, c and only emptied
 	s.purge(start.Add(31*day), 0)

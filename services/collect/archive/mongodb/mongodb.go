@@ -63,7 +63,7 @@ func Open(ctx context.Context, uri, database string, facts archive.Facts) (*Arch
 	db := client.Database(database)
 	a := &Archive{client: client, messages: db.Collection("messages"), cursors: db.Collection("cursors")}
 	if err := a.create(ctx, db.Collection("facts"), facts); err != nil {
-		return nil, errors.Join(err, a.Close()) //nolint:contextcheck // ctx may be why it failed
+		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil
 }

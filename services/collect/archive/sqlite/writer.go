@@ -32,17 +32,29 @@ func (c *change) claim() bool {
 // change has apply run in a transaction and returns when it is durable. After ctx ends it returns at once if the
 // change has not begun, else when it is done, which takes the time of one transaction.
 func (a *Archive) change(ctx context.Context, apply func(ctx context.Context, tx prepared) error) error {
+	c := &change{apply: apply, done: make(chan error, 1)}
+	if err := a.submit(ctx, c); err != nil {
+		return err
+	}
+	return c.wait(ctx)
+}
+
+// submit returns when the writer has taken the change.
+func (a *Archive) submit(ctx context.Context, c *change) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	c := &change{apply: apply, done: make(chan error, 1)}
 	select {
 	case a.queue <- c:
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-a.ended:
 		return ErrClosed
 	}
+}
+
+func (c *change) wait(ctx context.Context) error {
 	select {
 	case err := <-c.done:
 		return err

@@ -97,23 +97,20 @@ func TestGroupIsolatesItsChanges(t *testing.T) {
 func TestCallerGivesUpWhileLocked(t *testing.T) {
 	a, unlock := locked(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	begun := make(chan error, 1)
-	to := subject.UserAddress("default", "a")
-	go func() {
-		_, err := a.Append(ctx, 0, []*message.Message{{To: to, ID: "given up", Payload: []byte("x")}}, nil)
-		begun <- err
-	}()
-	if page, err := a.Read(t.Context(), to, 0, 0, 1, time.Now()); err != nil || page.Head != 0 {
+	given := &change{apply: store("given up"), done: make(chan error, 1)}
+	if err := a.submit(ctx, given); err != nil {
+		t.Fatal(err)
+	}
+	if page, err := a.Read(t.Context(), subject.UserAddress("default", "a"), 0, 0, 1, time.Now()); err != nil || page.Head != 0 {
 		t.Errorf("a reader waits for the writer: %v, %v", page, err)
 	}
 	cancel()
-	if err := <-begun; !errors.Is(err, context.Canceled) {
-		t.Errorf("the append returned %v", err)
+	if err := given.wait(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("the caller who gives up gets %v", err)
 	}
 	unlock()
-	outcomes, err := a.Append(t.Context(), 0, []*message.Message{{To: to, ID: "next", Payload: []byte("x")}}, nil)
-	if err != nil || outcomes[0].Message.Seq != 1 {
-		t.Errorf("the next append: %v, %v; want it to be the first message", outcomes, err)
+	if err := a.change(t.Context(), store("given up")); err != nil {
+		t.Errorf("its write has happened: %v", err)
 	}
 }
 
