@@ -137,12 +137,12 @@ func (o *Options) serve(ctx context.Context, natsURL, redisURL string) error {
 // change what is not about addresses, as it does for the services on their own.
 func (o *Options) services(connect func(string) (*nats.Conn, *slog.Logger, error), keys, redisURL, pushAddress, collectAddress string) ([]service.Service, error) {
 	var list []service.Service
-	add := func(name string, make func(*nats.Conn, *slog.Logger) (service.Service, error)) error {
+	add := func(name string, start func(*nats.Conn, *slog.Logger) (service.Service, error)) error {
 		nc, log, err := connect(name)
 		if err != nil {
 			return err
 		}
-		s, err := make(nc, log)
+		s, err := start(nc, log)
 		list = append(list, s)
 		return err
 	}

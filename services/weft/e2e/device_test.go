@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -184,7 +185,7 @@ func (d *device) ending() (object, int) {
 				}
 				continue
 			}
-			if e, ok := d.closed.(*websocket.CloseError); ok {
+			if e, ok := errors.AsType[*websocket.CloseError](d.closed); ok {
 				return last, e.Code
 			}
 			d.t.Fatalf("the connection ended without a close frame: %v", d.closed)

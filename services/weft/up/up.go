@@ -196,7 +196,7 @@ func answers(ctx context.Context, probe string) bool {
 	if err != nil {
 		return false
 	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := new(http.Client).Do(request)
 	if err != nil {
 		return false
 	}

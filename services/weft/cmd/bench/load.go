@@ -14,6 +14,7 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/weftpush/weft/services/auth"
 	"github.com/weftpush/weft/services/weft/manifest"
@@ -83,22 +84,18 @@ func connectAll(ctx context.Context, o options, m manifest.Manifest) ([]*receive
 		return nil, err
 	}
 	receivers := make([]*receiver, o.users)
-	failed := make(chan error, o.users)
-	slots := make(chan struct{}, connecting)
-	var all sync.WaitGroup
+	var group errgroup.Group
+	group.SetLimit(connecting)
 	for i := range receivers {
-		all.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			receivers[i] = &receiver{user: fmt.Sprintf("bench-%d", i), next: 1}
+		receivers[i] = &receiver{user: fmt.Sprintf("bench-%d", i), next: 1}
+		group.Go(func() error {
 			if err := receivers[i].connect(ctx, keys[0], m.Push[i%len(m.Push)]); err != nil {
-				failed <- fmt.Errorf("connect user %d: %w", i, err)
+				return fmt.Errorf("connect user %d: %w", i, err)
 			}
+			return nil
 		})
 	}
-	all.Wait()
-	close(failed)
-	return receivers, <-failed
+	return receivers, group.Wait()
 }
 
 func (r *receiver) connect(ctx context.Context, key auth.Key, url string) error {
@@ -116,8 +113,11 @@ func (r *receiver) connect(ctx context.Context, key auth.Key, url string) error 
 		return err
 	}
 	var welcome protocol.Welcome
-	if err := conn.ReadJSON(&welcome); err != nil || welcome.T != protocol.TWelcome {
-		return fmt.Errorf("%q instead of welcome: %w", welcome.T, err)
+	if err := conn.ReadJSON(&welcome); err != nil {
+		return err
+	}
+	if welcome.T != protocol.TWelcome {
+		return fmt.Errorf("%q instead of welcome", welcome.T)
 	}
 	r.conn, r.start = conn, welcome.Mailboxes["user:"+r.user].Head
 	return nil
@@ -183,8 +183,10 @@ func publishAll(ctx context.Context, o options, m manifest.Manifest, receivers [
 	for i := range o.messages {
 		if o.rate > 0 {
 			due := began.Add(time.Duration(i) * time.Second / time.Duration(o.rate))
-			if wait := time.Until(due); wait > time.Millisecond {
-				time.Sleep(wait)
+			select {
+			case <-time.After(time.Until(due)):
+			case <-ctx.Done():
+				return 0, ctx.Err()
 			}
 		}
 		r := receivers[i%len(receivers)]
