@@ -161,7 +161,7 @@ func readKey(name string) (Key, error) {
 		if !ok || kid == "" {
 			continue
 		}
-		content, err := os.ReadFile(name) //nolint:gosec // the operator names it
+		content, err := os.ReadFile(name)
 		if err != nil {
 			return Key{}, err
 		}

@@ -184,6 +184,21 @@ func TestVerifyRefuses(t *testing.T) {
 	}
 }
 
+// The library also refuses a key of another type; this is our own check, which does not depend on that.
+func TestTheKeyFixesTheAlgorithm(t *testing.T) {
+	r, mac, ed := ring(t)
+	for name, token := range map[string]*jwt.Token{
+		"HMAC under ed":     {Method: mac.method, Header: kid("ed")},
+		"EdDSA under a MAC": {Method: ed.method, Header: kid("mac")},
+		"HS512":             {Method: jwt.SigningMethodHS512, Header: kid("mac")},
+		"none":              {Method: jwt.SigningMethodNone, Header: kid("mac")},
+	} {
+		if key, err := r.choose(token); !errors.Is(err, errUnknownKey) {
+			t.Errorf("%s: key %v, err %v", name, key, err)
+		}
+	}
+}
+
 func TestSignRefusesWhatVerifyWould(t *testing.T) {
 	_, mac, _ := ring(t)
 	for name, c := range map[string]struct {

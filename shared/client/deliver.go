@@ -104,10 +104,11 @@ func (s *Subscriber) handle(ctx context.Context, m Message, handler Handler) err
 		}
 		err = handler(ctx, m)
 	}
-	if err != nil && ctx.Err() != nil {
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
 		return ctx.Err()
-	}
-	if err != nil {
+	default:
 		s.options.OnFailed(m, err)
 	}
 	return nil

@@ -93,3 +93,20 @@ func TestAMessageIsNotHandledWhenRunEndsFirst(t *testing.T) {
 		}
 	})
 }
+
+func TestTheEndOfRunIsNoFailureOfTheMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := device(t, Options{OnFailed: func(Message, error) { t.Error("given up") }})
+		ctx, cancel := context.WithCancel(t.Context())
+		calls := 0
+		err := s.deliver(ctx, seven(), func(context.Context, Message) error {
+			if calls++; calls == 6 {
+				cancel()
+			}
+			return errBusy
+		})
+		if acks, _ := s.ledger.take(); !errors.Is(err, context.Canceled) || len(acks) != 0 {
+			t.Errorf("error %v, %d acknowledgements", err, len(acks))
+		}
+	})
+}

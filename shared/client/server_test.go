@@ -180,9 +180,15 @@ func (l *listener) want(seqs ...uint64) {
 // offline waits for the end of a connection and says why it came.
 func (l *listener) offline() error {
 	l.t.Helper()
+	return l.pause().Err
+}
+
+// pause waits for the end of a connection.
+func (l *listener) pause() Status {
+	l.t.Helper()
 	for {
 		if s := receive(l.t, l.status); !s.Online {
-			return s.Err
+			return s
 		}
 	}
 }

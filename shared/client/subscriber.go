@@ -130,10 +130,9 @@ func (s *Subscriber) Run(ctx context.Context, handler Handler) error {
 			s.options.OnStatus(Status{Err: err})
 			return err
 		}
-		if ctx.Err() != nil {
-			break
+		if ctx.Err() == nil {
+			s.rest(ctx, err)
 		}
-		s.rest(ctx, err)
 	}
 	return nil
 }

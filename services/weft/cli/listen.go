@@ -122,7 +122,7 @@ func (e *ear) listen(c *cobra.Command, token func(context.Context) (string, erro
 	})
 	if err != nil {
 		if c.Context().Err() != nil {
-			return nil //nolint:nilerr // Ctrl-C while connecting
+			return nil // Ctrl-C while connecting
 		}
 		return err
 	}
