@@ -82,6 +82,7 @@ type fabric struct {
 	t        *testing.T
 	kind     string
 	data     string
+	args     []string // more of the command line
 	env      []string
 	manifest manifest.Manifest
 	cmd      *exec.Cmd
@@ -97,6 +98,7 @@ func (f *fabric) start() {
 	if f.kind == "dev" {
 		args = append(args, "--admin-port", "0")
 	}
+	args = append(args, f.args...)
 	_ = manifest.Remove(f.data) // a killed one leaves it
 	f.out = new(bytes.Buffer)
 	f.cmd = exec.Command(filepath.Join(bin, "weft"), args...)

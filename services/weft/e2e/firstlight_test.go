@@ -65,57 +65,57 @@ func user(id string) subject.Address { return subject.UserAddress("default", id)
 
 func withID(id string) nats.Header { return nats.Header{message.HeaderID: {id}} }
 
-func TestOneMessageReachesEveryDevice(t *testing.T) {
-	everywhere(t, func(t *testing.T, f *fabric) {
-		nc := f.connect()
-		phone, laptop := f.device("alice", "phone", protocol.FromClient{}), f.device("alice", "laptop", protocol.FromClient{})
-		publish(t, nc, "weft.in.default.user.alice", `{"hello":1}`, nil)
-		for _, d := range []*device{phone, laptop} {
-			if o := d.message(1); o.data() != `{"hello":1}` || o.ID == "" {
-				t.Errorf("%s", o.raw)
-			}
+func TestOneMessageReachesEveryDevice(t *testing.T) { everywhere(t, oneMessageReachesEveryDevice) }
+
+func oneMessageReachesEveryDevice(t *testing.T, f *fabric) {
+	nc := f.connect()
+	phone, laptop := f.device("alice", "phone", protocol.FromClient{}), f.device("alice", "laptop", protocol.FromClient{})
+	publish(t, nc, "weft.in.default.user.alice", `{"hello":1}`, nil)
+	for _, d := range []*device{phone, laptop} {
+		if o := d.message(1); o.data() != `{"hello":1}` || o.ID == "" {
+			t.Errorf("%s", o.raw)
 		}
-	})
+	}
 }
 
-func TestAnIDIsOneMessage(t *testing.T) {
-	everywhere(t, func(t *testing.T, f *fabric) {
-		nc := f.connect()
-		receipts, err := nc.SubscribeSync(subject.ReceiptAll)
-		if err != nil {
-			t.Fatal(err)
-		}
-		alice := f.device("alice", "phone", protocol.FromClient{})
-		publish(t, nc, subject.In(user("alice")), `1`, withID("a"))
-		alice.message(1)
-		publish(t, nc, subject.In(user("alice")), `1`, withID("a"))
-		if r, p := request(t, nc, user("alice"), `1`, withID("a")); r.Seq != 1 || r.State != message.StateArchived {
-			t.Errorf("the same message at the request door: %+v %+v", r, p)
-		}
-		if _, p := request(t, nc, user("alice"), `2`, withID("a")); p.Code != problem.Conflict {
-			t.Errorf("another body at the request door: %+v", p)
-		}
-		publish(t, nc, subject.In(user("alice")), `2`, withID("a"))
-		told, err := receipts.NextMsg(patience)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var r message.Receipt
-		if err := json.Unmarshal(told.Data, &r); err != nil || r.State != message.StateQuarantined || r.Reason != problem.Conflict || r.ID != "a" || told.Subject != "weft.receipt.default.user.alice" {
-			t.Errorf("receipt %s on %s", told.Data, told.Subject)
-		}
-		if r, p := request(t, nc, user("bob"), `2`, withID("a")); r.Seq != 1 {
-			t.Errorf("the same id to another address: %+v %+v", r, p)
-		}
-		if r, p := request(t, nc, subject.UserAddress("acme", "alice"), `2`, withID("a")); r.Seq != 1 {
-			t.Errorf("the same id in another tenant: %+v %+v", r, p)
-		}
-		if r, p := request(t, nc, user("alice"), `3`, withID("b")); r.Seq != 2 {
-			t.Errorf("the next message: %+v %+v", r, p)
-		}
-		alice.message(2)
-		alice.silent()
-	})
+func TestAnIDIsOneMessage(t *testing.T) { everywhere(t, anIDIsOneMessage) }
+
+func anIDIsOneMessage(t *testing.T, f *fabric) {
+	nc := f.connect()
+	receipts, err := nc.SubscribeSync(subject.ReceiptAll)
+	if err != nil {
+		t.Fatal(err)
+	}
+	alice := f.device("alice", "phone", protocol.FromClient{})
+	publish(t, nc, subject.In(user("alice")), `1`, withID("a"))
+	alice.message(1)
+	publish(t, nc, subject.In(user("alice")), `1`, withID("a"))
+	if r, p := request(t, nc, user("alice"), `1`, withID("a")); r.Seq != 1 || r.State != message.StateArchived {
+		t.Errorf("the same message at the request door: %+v %+v", r, p)
+	}
+	if _, p := request(t, nc, user("alice"), `2`, withID("a")); p.Code != problem.Conflict {
+		t.Errorf("another body at the request door: %+v", p)
+	}
+	publish(t, nc, subject.In(user("alice")), `2`, withID("a"))
+	told, err := receipts.NextMsg(patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r message.Receipt
+	if err := json.Unmarshal(told.Data, &r); err != nil || r.State != message.StateQuarantined || r.Reason != problem.Conflict || r.ID != "a" || told.Subject != "weft.receipt.default.user.alice" {
+		t.Errorf("receipt %s on %s", told.Data, told.Subject)
+	}
+	if r, p := request(t, nc, user("bob"), `2`, withID("a")); r.Seq != 1 {
+		t.Errorf("the same id to another address: %+v %+v", r, p)
+	}
+	if r, p := request(t, nc, subject.UserAddress("acme", "alice"), `2`, withID("a")); r.Seq != 1 {
+		t.Errorf("the same id in another tenant: %+v %+v", r, p)
+	}
+	if r, p := request(t, nc, user("alice"), `3`, withID("b")); r.Seq != 2 {
+		t.Errorf("the next message: %+v %+v", r, p)
+	}
+	alice.message(2)
+	alice.silent()
 }
 
 func TestWhatWasMissedComesInOrderOnce(t *testing.T) {
