@@ -3,11 +3,13 @@ package collect
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -33,8 +35,8 @@ const (
 	// maxPayload is the largest limit that -max-payload may set, in bytes: pages of history and quarantined originals
 	// must fit a NATS message of 1 MiB, the server's default, with room for what is around them.
 	maxPayload = 768 << 10
-	// handlers is how many requests (history and both request doors) are worked on at once; the next one waits in the
-	// subscription.
+	// handlers is how many requests of one endpoint are worked on at once; the next one waits in the subscription. Each
+	// endpoint has its own: publishers who wait for a slow owner must not keep nodes from reading history.
 	handlers = 256
 	// retryAfter is how long collect waits before it tries again what failed on the archive or on NATS.
 	retryAfter = 500 * time.Millisecond
@@ -53,7 +55,9 @@ type Service struct {
 	js      jetstream.JetStream
 	archive archive.Archive
 	table   *route.Table
-	work    *errgroup.Group // request handlers, at most `handlers`
+
+	requests requests
+	posts    chan struct{} // a place for each POST that is worked on
 }
 
 // New makes a collect. It does no I/O.
@@ -63,7 +67,10 @@ func New(cfg Config, nc *nats.Conn, log *slog.Logger) (*Service, error) {
 	}
 	id := rand.Text()
 	log = log.With("instance", id)
-	return &Service{id: id, cfg: cfg, nc: nc, log: log, faults: service.NewFaults(log), ready: make(chan struct{})}, nil
+	return &Service{
+		id: id, cfg: cfg, nc: nc, log: log, faults: service.NewFaults(log),
+		ready: make(chan struct{}), posts: make(chan struct{}, postsAtOnce),
+	}, nil
 }
 
 // Ready is closed once the fabric exists and the doors are open. Which partitions this process owns changes with
@@ -73,15 +80,22 @@ func (s *Service) Ready() <-chan struct{} { return s.ready }
 // Run takes messages in until ctx ends. Then its partitions are handed over, and what was read and not finished is
 // read again by their next owners.
 func (s *Service) Run(ctx context.Context) error {
-	var err error
-	if s.js, err = jetstream.New(s.nc); err != nil {
-		return fmt.Errorf("collect: %w", err)
-	}
-	if s.archive, err = s.openArchive(ctx); err != nil {
+	a, err := s.openArchive(ctx)
+	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.archive.Close()) }()
-	facts := s.archive.Facts()
+	return errors.Join(s.runOn(ctx, a), a.Close())
+}
+
+// runOn works on an open archive until ctx ends.
+func (s *Service) runOn(ctx context.Context, a archive.Archive) (err error) {
+	s.archive = a
+	// Without a time-out an answer of the log that got lost would stay counted as pending for ever, and after 4,000 of
+	// them nothing could be published any more.
+	if s.js, err = jetstream.New(s.nc, jetstream.WithPublishAsyncTimeout(publishTimeout)); err != nil {
+		return fmt.Errorf("collect: %w", err)
+	}
+	facts := a.Facts()
 	if err := s.createFabric(ctx, fabric.Facts{Epoch: facts.Epoch, Partitions: facts.Partitions}); err != nil {
 		return err
 	}
@@ -89,15 +103,12 @@ func (s *Service) Run(ctx context.Context) error {
 		return fmt.Errorf("collect: -redis: %w", err)
 	}
 	defer s.table.Close()
-	err = s.serve(ctx, facts.Partitions)
-	return err
+	return s.serve(ctx, facts.Partitions)
 }
 
 // serve opens the doors and works until ctx ends.
 func (s *Service) serve(ctx context.Context, partitions int) error {
 	group, ctx := errgroup.WithContext(ctx)
-	s.work = new(errgroup.Group)
-	s.work.SetLimit(handlers)
 	endpoints, err := s.serveEndpoints(ctx)
 	if err != nil {
 		return err
@@ -106,12 +117,13 @@ func (s *Service) serve(ctx context.Context, partitions int) error {
 	group.Go(func() error { return partition.Own(ctx, s.js, own, s.own) })
 	group.Go(func() error { return s.readAcks(ctx) })
 	if s.cfg.Listen != "" {
-		group.Go(func() error { return service.ServeHTTP(ctx, "listen", s.cfg.Listen, s.httpDoor()) })
+		group.Go(func() error { return service.ServeHTTP(ctx, "listen", s.cfg.Listen, s.httpDoor(ctx)) })
 	}
 	group.Go(func() error {
 		<-ctx.Done()
 		err := endpoints.Stop()
-		return errors.Join(err, s.work.Wait())
+		s.requests.end()
+		return err
 	})
 	close(s.ready)
 	return group.Wait()
@@ -188,15 +200,83 @@ func (s *Service) serveEndpoints(ctx context.Context) (micro.Service, error) {
 		"open":    {subject.HistoryOpen, rpc.Handle(s.opener(ctx))},
 		"heads":   {subject.HistoryHeads, rpc.Handle(s.header(ctx))},
 	} {
-		handle := e.handle
-		concurrent := micro.HandlerFunc(func(r micro.Request) {
-			s.work.Go(func() error { handle(r); return nil })
-		})
-		if err := m.AddEndpoint(name, concurrent, micro.WithEndpointSubject(e.subject)); err != nil {
+		if err := m.AddEndpoint(name, s.concurrently(e.handle), micro.WithEndpointSubject(e.subject)); err != nil {
 			return nil, errors.Join(fmt.Errorf("collect: %s: %w", e.subject, err), m.Stop())
 		}
 	}
 	return m, nil
+}
+
+// concurrently handles up to `handlers` requests of an endpoint at once.
+func (s *Service) concurrently(handle micro.HandlerFunc) micro.HandlerFunc {
+	free := make(chan struct{}, handlers)
+	return func(r micro.Request) {
+		free <- struct{}{} // handlers end soon after ctx, so this never waits for long
+		started := s.requests.start(func() {
+			defer func() { <-free }()
+			handle(detached{Request: r, nc: s.nc})
+		})
+		if !started {
+			<-free
+			rpc.Refuse(r, problem.New(problem.Unavailable, "this collect is stopping; ask again"))
+		}
+	}
+}
+
+// detached is a request whose handler goes on after the endpoint has returned. Then micro looks whether the answer was
+// an error, so answers must not go through it.
+type detached struct {
+	micro.Request
+	nc *nats.Conn
+}
+
+func (d detached) Respond(data []byte, options ...micro.RespondOpt) error {
+	m := &nats.Msg{Subject: d.Reply(), Data: data}
+	for _, set := range options {
+		set(m)
+	}
+	return d.nc.PublishMsg(m)
+}
+
+func (d detached) RespondJSON(v any, options ...micro.RespondOpt) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode the answer: %w", err)
+	}
+	return d.Respond(data, options...)
+}
+
+func (d detached) Error(code, description string, data []byte, options ...micro.RespondOpt) error {
+	header := micro.Headers{micro.ErrorCodeHeader: {code}, micro.ErrorHeader: {description}}
+	return d.Respond(data, append(options, micro.WithHeaders(header))...)
+}
+
+// requests are the handlers at work. The subscriptions that start them are drained in the background, so some come
+// when the service has stopped already.
+type requests struct {
+	working sync.WaitGroup
+
+	mu    sync.Mutex // protects ended, and orders start before end's wait
+	ended bool
+}
+
+// start runs a handler in a goroutine, unless the service has stopped.
+func (r *requests) start(handle func()) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ended {
+		return false
+	}
+	r.working.Go(handle)
+	return true
+}
+
+// end waits for the handlers and lets no other start.
+func (r *requests) end() {
+	r.mu.Lock()
+	r.ended = true
+	r.mu.Unlock()
+	r.working.Wait()
 }
 
 // pause waits and says whether ctx still runs.

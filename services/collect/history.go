@@ -3,6 +3,7 @@ package collect
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"strconv"
 	"time"
 
@@ -19,11 +20,14 @@ const (
 	// pageMost is the most payload bytes of one page: with the largest payload that -max-payload may set, a page of
 	// one message still fits a NATS message of 1 MiB.
 	pageMost = 512 << 10
+	// bodyOfPage is the most bytes of a page of several entries as it is sent: ids, types and traces count too.
+	bodyOfPage = 900 << 10
 	// archiveTimeout is how long the archive may take for one request.
 	archiveTimeout = 5 * time.Second
 )
 
-// read answers with a page of a mailbox.
+// read answers with a page of a mailbox. A page that would be larger than a NATS message is cut: who asks goes on
+// behind its last entry.
 func (s *Service) read(ctx context.Context, r micro.Request) {
 	ctx, cancel := context.WithTimeout(ctx, archiveTimeout)
 	defer cancel()
@@ -44,7 +48,11 @@ func (s *Service) read(ctx context.Context, r micro.Request) {
 	}
 	var body []byte
 	for _, e := range page.Entries {
-		body = message.AppendEntry(body, to, e)
+		fits := len(body)
+		if body = message.AppendEntry(body, to, e); fits > 0 && len(body) > bodyOfPage {
+			body = body[:fits]
+			break
+		}
 	}
 	_ = r.Respond(body, micro.WithHeaders(micro.Headers{ // only fails on a closed connection
 		history.HeaderHead:  {strconv.FormatUint(page.Head, 10)},
@@ -89,8 +97,12 @@ func (s *Service) header(ctx context.Context) func(history.HeadsRequest) (*histo
 	}
 }
 
-// archiveAway notes what failed on the archive and returns what the asker is told.
+// archiveAway notes what failed on the archive and returns what the asker is told; that the request itself is wrong,
+// if it is.
 func (s *Service) archiveAway(step string, err error) error {
+	if p, wrong := errors.AsType[*problem.Problem](err); wrong {
+		return p
+	}
 	s.faults.Note(step, err)
 	return problem.New(problem.Unavailable, "the archive does not answer; try again in a moment")
 }

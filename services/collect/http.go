@@ -22,6 +22,12 @@ const (
 	bodyMost = 8 << 20
 	// postMost is the most messages of one POST.
 	postMost = 1000
+	// postsAtOnce is how many POSTs with a good token are worked on at once, each with a body of up to bodyMost. The
+	// next one waits postWait for its turn, then is told to come back.
+	postsAtOnce = 64
+	postWait    = time.Second
+	// bodyTimeout is how long a body may take to arrive.
+	bodyTimeout = 30 * time.Second
 )
 
 // post is one message of POST /v1/messages. Data is kept as the bytes it came in.
@@ -45,11 +51,15 @@ type posted struct {
 	Error *problem.Problem `json:"error,omitempty"`
 }
 
-// httpDoor serves POST /v1/messages, with the answers of the request door.
-func (s *Service) httpDoor() http.Handler {
+// httpDoor serves POST /v1/messages, with the answers of the request door. When serving ends, so do the requests under
+// way: their messages are archived, or the answer is to send them again.
+func (s *Service) httpDoor(serving context.Context) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/messages", func(w http.ResponseWriter, r *http.Request) {
-		answer, err := s.takePost(r.Context(), w, r)
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		defer context.AfterFunc(serving, cancel)()
+		answer, err := s.takePost(ctx, w, r)
 		if err != nil {
 			refuseHTTP(w, err)
 			return
@@ -74,11 +84,15 @@ func (s *Service) takePost(ctx context.Context, w http.ResponseWriter, r *http.R
 	if err != nil {
 		return nil, err
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyMost))
-	if _, large := errors.AsType[*http.MaxBytesError](err); large {
-		return nil, problem.New(problem.TooLarge, "the body is over %d bytes; send fewer messages at once", bodyMost)
-	} else if err != nil {
-		return nil, problem.New(problem.BadRequest, "the body can't be read: %v", err)
+	select {
+	case s.posts <- struct{}{}:
+		defer func() { <-s.posts }()
+	case <-time.After(postWait):
+		return nil, problem.New(problem.Busy, "too many publish at once; try again in a moment")
+	}
+	body, err := readBody(w, r)
+	if err != nil {
+		return nil, err
 	}
 	if bytes.HasPrefix(bytes.TrimSpace(body), []byte("[")) {
 		return s.takePosts(ctx, who, body)
@@ -91,9 +105,28 @@ func (s *Service) takePost(ctx context.Context, w http.ResponseWriter, r *http.R
 	if err != nil {
 		return nil, err
 	}
-	return s.pass(ctx, m)
+	receipt, err := s.pass(ctx, m)
+	if err != nil {
+		return nil, byMember(err)
+	}
+	return receipt, nil
 }
 
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // a writer that has none is a test's
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyMost))
+	if _, large := errors.AsType[*http.MaxBytesError](err); large {
+		return nil, problem.New(problem.TooLarge, "the body is over %d bytes; send fewer messages at once", bodyMost)
+	} else if err != nil {
+		return nil, problem.New(problem.BadRequest, "the body can't be read: %v", err)
+	}
+	_ = control.SetReadDeadline(time.Time{}) // else the request would count as given up when it passes
+	return body, nil
+}
+
+// takePosts publishes in order. After a message that may or may not have been archived no other is tried: the
+// publisher sends it again, and what stands behind it must not have gone ahead.
 func (s *Service) takePosts(ctx context.Context, who *identity.Identity, body []byte) ([]posted, error) {
 	var posts []post
 	if err := strictly(body, &posts); err != nil {
@@ -113,11 +146,17 @@ func (s *Service) takePosts(ctx context.Context, who *identity.Identity, body []
 	answers := make([]posted, len(messages))
 	for i, m := range messages {
 		receipt, err := s.pass(ctx, m)
-		if err != nil {
-			answers[i].Error = problem.From(err)
+		if err == nil {
+			answers[i].Receipt = receipt
 			continue
 		}
-		answers[i].Receipt = receipt
+		answers[i].Error = byMember(err)
+		if answers[i].Error.Retry {
+			for later := i + 1; later < len(answers); later++ {
+				answers[later].Error = problem.New(problem.Unavailable, "not tried, because message %d of this request failed; send both again, in order", i)
+			}
+			break
+		}
 	}
 	return answers, nil
 }
@@ -131,9 +170,9 @@ func (s *Service) fromPost(who *identity.Identity, p post) (*message.Message, er
 	if !who.MayPublish(to) {
 		return nil, problem.New(problem.Forbidden, "the token does not allow to publish to %s", to).In("to")
 	}
-	for field, value := range map[string]string{"not_before": p.NotBefore, "collapse": p.Collapse, "receipt": p.Receipt} {
-		if value != "" {
-			return nil, problem.New(problem.Unsupported, "%s is part of the contract, but this version does not do it yet; publish without it", field).In(field)
+	for _, f := range []struct{ name, value string }{{"not_before", p.NotBefore}, {"collapse", p.Collapse}, {"receipt", p.Receipt}} {
+		if f.value != "" {
+			return nil, problem.New(problem.Unsupported, "%s is part of the contract, but this version does not do it yet; publish without it", f.name).In(f.name)
 		}
 	}
 	m := &message.Message{To: to, ID: p.ID, Type: p.Type, ContentType: p.ContentType, Trace: p.Trace, At: time.Now().UnixMilli(), Payload: p.Data}
@@ -145,10 +184,33 @@ func (s *Service) fromPost(who *identity.Identity, p post) (*message.Message, er
 	}
 	if p.TTL != "" {
 		if err := m.ExpireAfter(p.TTL); err != nil {
-			return nil, problem.From(err).In("ttl")
+			return nil, byMember(err)
 		}
 	}
-	return m, m.Check(s.cfg.Limits)
+	if err := m.Check(s.cfg.Limits); err != nil {
+		return nil, byMember(err)
+	}
+	return m, nil
+}
+
+// byMember names the member where a problem names the header of the other doors. A problem of the payload has no
+// header.
+func byMember(err error) *problem.Problem {
+	p := *problem.From(err)
+	switch p.Field {
+	case message.HeaderID:
+		p.Field = "id"
+	case message.HeaderType:
+		p.Field = "type"
+	case message.HeaderTTL:
+		p.Field = "ttl"
+	case message.HeaderContentType:
+		p.Field = "content_type"
+	}
+	if p.Field == "" && (p.Code == problem.Empty || p.Code == problem.TooLarge || p.Code == problem.BadJSON) {
+		p.Field = "data"
+	}
+	return &p
 }
 
 // strictly decodes JSON and refuses members that nobody knows: a misspelt `tll` must not be a message for ever.
@@ -156,8 +218,10 @@ func strictly(body []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
 	err := d.Decode(v)
-	if err == nil && d.More() {
-		err = errors.New("there is more behind the first value")
+	if err == nil {
+		if _, end := d.Token(); !errors.Is(end, io.EOF) {
+			err = errors.New("there is more behind the first value")
+		}
 	}
 	if err != nil {
 		return problem.New(problem.BadRequest, "the body is not a message or an array of messages as JSON: %v", err)
@@ -168,7 +232,7 @@ func strictly(body []byte, v any) error {
 // indexed says which message of an array a problem belongs to.
 func indexed(err error, i int) error {
 	p := *problem.From(err)
-	p.Field = fmt.Sprintf("[%d].%s", i, p.Field)
+	p.Field = strings.TrimSuffix(fmt.Sprintf("[%d].%s", i, p.Field), ".")
 	return &p
 }
 

@@ -17,10 +17,12 @@ import (
 // intake is one thing that came in for a partition: a message with the way to answer it, or what is wrong with it.
 // Exactly one of delivery and request is set.
 type intake struct {
-	message  *message.Message
+	message  *message.Message // of a refused one whatever could be read; nil if nothing could
 	refusal  *problem.Problem // why it can't be archived
 	delivery jetstream.Msg    // from the stream: acknowledged when everything is done
-	request  *nats.Msg        // from the request door: answered when the archive has it
+	place    string           // of a delivery: the same at every redelivery, another for every message
+	request  *nats.Msg        // from the request door: answered, once, when the archive and the log have it
+	aside    bool             // it is in quarantine
 }
 
 // many is the subject of one publish to many users, which is not there yet.
@@ -28,36 +30,48 @@ const many = "many"
 
 // fromStream reads what came through the stream door. Nothing here can be refused to the publisher, who has his
 // PubAck: what can't be archived goes to quarantine.
-func (s *Service) fromStream(msg jetstream.Msg) intake {
+func (t *term) fromStream(msg jetstream.Msg) intake {
 	in := intake{delivery: msg}
 	meta, err := msg.Metadata()
 	if err != nil {
 		in.refusal = problem.New(problem.InternalFault, "the delivery has no metadata: %v", err)
 		return in
 	}
+	in.place = streamID(meta.Stream, meta.Sequence.Stream, meta.Timestamp)
 	to, err := addressed(msg.Subject())
+	if err == nil && !t.owns(to) {
+		err = problem.New(problem.BadAddress, "%s does not belong to partition %d; publish to %s", to, t.partition, subject.In(to))
+	}
+	m, wrong := message.Read(to, msg.Headers(), msg.Data(), meta.Timestamp, t.cfg.Limits)
 	if err == nil {
-		in.message, err = message.Read(to, msg.Headers(), msg.Data(), meta.Timestamp, s.cfg.Limits)
+		err = wrong
 	}
 	if err != nil {
 		in.refusal = problem.From(err)
 	}
-	if in.message != nil && in.message.ID == "" {
-		in.message.ID = streamID(meta.Stream, meta.Sequence.Stream, meta.Timestamp)
+	if m.ID == "" {
+		m.ID = in.place
 	}
+	in.message = m
 	return in
 }
 
 // fromDoor reads what another collect's request door, or this one's, has checked and passed on.
-func fromDoor(msg *nats.Msg) intake {
+func (t *term) fromDoor(msg *nats.Msg) intake {
 	in := intake{request: msg}
 	entries, err := message.DecodeEntries(msg.Data)
-	if err != nil || len(entries) != 1 || entries[0].Message == nil {
-		in.refusal = problem.New(problem.BadRequest, "%s takes one message that a request door has checked; publish to weft.publish", msg.Subject)
+	if err != nil || len(entries) != 1 || entries[0].Message == nil || entries[0].Message.ID == "" || !t.owns(entries[0].To) {
+		in.refusal = problem.New(problem.BadRequest, "%s takes one message of its partition that a request door has checked; publish to weft.publish", msg.Subject)
 		return in
 	}
 	in.message = entries[0].Message
 	return in
+}
+
+// owns says whether an address belongs to the term's partition. Whoever publishes to weft.inp by himself could put
+// its messages under two owners, and out of order.
+func (t *term) owns(to subject.Address) bool {
+	return subject.Partition(to, t.archive.Facts().Partitions) == t.partition
 }
 
 // addressed is the address in a subject of either door.

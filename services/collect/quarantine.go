@@ -3,7 +3,9 @@ package collect
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -14,28 +16,36 @@ import (
 )
 
 // Headers of a quarantined message. Its own headers are there too, each with originalPrefix before its name: among
-// them may be some that mean something to JetStream.
+// them may be some that mean something to JetStream. More than prefixedMost of them would make it larger than the
+// server takes: then its data is the block of its headers (`Name: value` and a line break each), headerBlock bytes
+// long, followed by its payload.
 const (
 	headerReason   = "Weft-Reason"  // the code
 	headerDetail   = "Weft-Detail"  // the sentence
 	headerSubject  = "Weft-Subject" // the subject it came on
 	headerField    = "Weft-Field"   // the header that was wrong
+	headerBlock    = "Weft-Original-Header-Bytes"
 	originalPrefix = "Weft-Original-"
+
+	prefixedMost = 500
+	// detailMost is the most bytes of the sentence, which can quote what was wrong.
+	detailMost = 1024
+	// idMost is the longest id that a receipt repeats, in bytes; it is beyond every legal one.
+	idMost = 512
 )
 
 // quarantine puts aside what came through the stream door and can't be archived, and sends a receipt for each. Both
-// are durable before it returns.
+// are durable before it returns. After an error it goes on where it was.
 func (t *term) quarantine(ctx context.Context, batch []intake) error {
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
-	defer cancel()
 	for i := range batch {
 		in := &batch[i]
-		if in.refusal == nil || in.delivery == nil {
+		if in.refusal == nil || in.delivery == nil || in.aside {
 			continue
 		}
 		if err := t.setAside(ctx, in); err != nil {
 			return err
 		}
+		in.aside = true
 	}
 	return nil
 }
@@ -43,43 +53,90 @@ func (t *term) quarantine(ctx context.Context, batch []intake) error {
 // setAside quarantines one message. Both publishes carry an id made of the message's place in its stream: doing it
 // again within the window of the streams changes nothing.
 func (t *term) setAside(ctx context.Context, in *intake) error {
-	subj, tokens, id := in.delivery.Subject(), "", ""
-	if in.message != nil {
-		tokens, id = in.message.To.Tokens(), in.message.ID
-	} else {
-		rest, _ := subject.Cut(subj)
-		tokens = subject.Unaddressed(rest)
-		if to, err := subject.ParseTokens(rest); err == nil {
-			tokens = to.Tokens()
-		}
-	}
-	place := subj
-	if meta, err := in.delivery.Metadata(); err == nil {
-		place = meta.Stream + "/" + strconv.FormatUint(meta.Sequence.Stream, 10)
-		if id == "" {
-			id = streamID(meta.Stream, meta.Sequence.Stream, meta.Timestamp)
-		}
-	}
-	entry := &nats.Msg{Subject: subject.Quarantine(in.refusal.Code, tokens), Data: in.delivery.Data(), Header: nats.Header{}}
-	for name, values := range in.delivery.Headers() {
-		entry.Header[originalPrefix+name] = values
-	}
-	entry.Header.Set(headerReason, string(in.refusal.Code))
-	entry.Header.Set(headerDetail, in.refusal.Message)
-	entry.Header.Set(headerSubject, subj)
-	entry.Header.Set(headerField, in.refusal.Field)
-	if _, err := t.js.PublishMsg(ctx, entry, jetstream.WithMsgID(place)); err != nil {
-		return err
-	}
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	tokens := in.tokens()
 	receipt, err := json.Marshal(message.Receipt{
-		ID: id, To: named(tokens, subj), State: message.StateQuarantined, At: time.Now().UnixMilli(),
-		Reason: in.refusal.Code, Message: in.refusal.Message,
+		ID: in.id(), To: named(tokens, in.delivery.Subject()), State: message.StateQuarantined, At: time.Now().UnixMilli(),
+		Reason: in.refusal.Code, Message: cut(in.refusal.Message, detailMost),
 	})
 	if err != nil {
 		return err
 	}
-	_, err = t.js.Publish(ctx, subject.Receipt(tokens), receipt, jetstream.WithMsgID(place))
-	return err
+	for _, m := range []*nats.Msg{
+		in.asQuarantined(tokens),
+		{Subject: subject.Receipt(tokens), Data: receipt, Header: nats.Header{}},
+	} {
+		m.Header.Set(jetstream.MsgIDHeader, in.place)
+		if _, err := t.js.PublishMsg(ctx, m); err != nil {
+			return fmt.Errorf("%s: %w", m.Subject, err)
+		}
+	}
+	return nil
+}
+
+// tokens are those of the address that a delivery names, or subject.Unaddressed.
+func (in *intake) tokens() string {
+	rest, _ := subject.Cut(in.delivery.Subject())
+	if to, err := subject.ParseTokens(rest); err == nil {
+		return to.Tokens()
+	}
+	return subject.Unaddressed(rest)
+}
+
+// id is what the receipt names a delivery by: its own id, if it is fit to be repeated.
+func (in *intake) id() string {
+	if in.message == nil || len(in.message.ID) > idMost {
+		return in.place
+	}
+	return in.message.ID
+}
+
+// asQuarantined is a delivery as it lies in quarantine, with every byte that it came with.
+func (in *intake) asQuarantined(tokens string) *nats.Msg {
+	m := &nats.Msg{Subject: subject.Quarantine(in.refusal.Code, tokens), Data: in.delivery.Data(), Header: nats.Header{}}
+	if original := in.delivery.Headers(); count(original) <= prefixedMost {
+		for name, values := range original {
+			m.Header[originalPrefix+name] = values
+		}
+	} else {
+		block := headersOf(original)
+		m.Header.Set(headerBlock, strconv.Itoa(len(block)))
+		m.Data = append(block, m.Data...)
+	}
+	m.Header.Set(headerReason, string(in.refusal.Code))
+	m.Header.Set(headerDetail, cut(in.refusal.Message, detailMost))
+	m.Header.Set(headerSubject, in.delivery.Subject())
+	m.Header.Set(headerField, in.refusal.Field)
+	return m
+}
+
+// count is how many lines headers have.
+func count(h nats.Header) int {
+	n := 0
+	for _, values := range h {
+		n += len(values)
+	}
+	return n
+}
+
+func headersOf(h nats.Header) []byte {
+	var block []byte
+	for name, values := range h {
+		for _, value := range values {
+			block = append(append(append(block, name...), ": "...), value...)
+			block = append(block, "\r\n"...)
+		}
+	}
+	return block
+}
+
+// cut shortens a text to a number of bytes, leaving no half character.
+func cut(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "")
 }
 
 // named is the address as people write it, or the subject where there is none.

@@ -30,8 +30,15 @@ const (
 	// publishTimeout is how long the log may take to take a batch.
 	publishTimeout = 5 * time.Second
 	// lookBack is how far before the log's last message the archive is published again at the start of a term: what
-	// was archived and not yet published when the owner before this one died.
+	// was archived and not yet published when the owner before this one died, and what a server that syncs every two
+	// minutes has lost.
 	lookBack = 2 * time.Minute
+	// headsMost is how many heads a term remembers before it begins anew.
+	headsMost = 100_000
+	// hintTimeout is how long Redis may take to raise the heads of a batch, and hintRest how long it is left alone
+	// after it did not: a Redis that hangs must not slow every batch down.
+	hintTimeout = 500 * time.Millisecond
+	hintRest    = time.Second
 )
 
 // term is the time in which this process owns one partition. Everything in it belongs to one goroutine.
@@ -41,13 +48,17 @@ type term struct {
 	heads     archive.Heads
 	stream    chan jetstream.Msg // from the partition's stream
 	door      chan *nats.Msg     // from the request door
+	hinted    time.Time          // when Redis last failed to raise heads
+	logged    uint64             // the log's sequence that was written last
+	torn      uint64             // the log has gone back to this sequence, and what it lost is not in it again; 0: no
 }
 
 // own is one term. It returns when ctx ends: somebody else owns the partition then, or the process stops.
 func (s *Service) own(ctx context.Context, p int) error {
 	t := &term{
 		Service: s, partition: p, heads: make(archive.Heads),
-		stream: make(chan jetstream.Msg), door: make(chan *nats.Msg, doorQueue),
+		// A buffer, so that what comes while a batch is worked on makes up the next one.
+		stream: make(chan jetstream.Msg, batchMost), door: make(chan *nats.Msg, doorQueue),
 	}
 	sub, err := s.nc.ChanSubscribe(subject.Collect(p), t.door)
 	if err != nil {
@@ -59,30 +70,31 @@ func (s *Service) own(ctx context.Context, p int) error {
 	})
 	group.Go(func() error { return t.run(ctx) })
 	group.Go(func() error { return t.purge(ctx) })
-	return errors.Join(group.Wait(), sub.Unsubscribe())
+	err = errors.Join(group.Wait(), sub.Unsubscribe())
+	t.refuseWaiting() // after Unsubscribe nothing comes any more
+	return err
 }
 
 // run is the term's loop: publish again what the last owner may have left, then a batch after the other.
 func (t *term) run(ctx context.Context) error {
 	reconnected := t.nc.StatusChanged(nats.CONNECTED)
 	defer t.nc.RemoveStatusListener(reconnected)
-	if err := t.insist(ctx, "publish again what the archive holds", t.republish); err != nil {
-		return nil //nolint:nilerr // ctx has ended
-	}
-	for {
+	t.republish(ctx)
+	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
-			return nil
 		case <-reconnected:
-			if err := t.insist(ctx, "publish again what the archive holds", t.republish); err != nil {
-				return nil //nolint:nilerr // ctx has ended
-			}
+			t.republish(ctx)
 		case msg := <-t.stream:
 			t.work(ctx, t.gather(t.fromStream(msg)))
 		case msg := <-t.door:
-			t.work(ctx, t.gather(fromDoor(msg)))
+			t.work(ctx, t.gather(t.fromDoor(msg)))
+		}
+		if t.torn > 0 {
+			t.republish(ctx)
 		}
 	}
+	return nil
 }
 
 // gather adds to a first intake what is there already. It waits for nothing: under load the batches grow by
@@ -94,7 +106,7 @@ func (t *term) gather(first intake) []intake {
 		case msg := <-t.stream:
 			batch = append(batch, t.fromStream(msg))
 		case msg := <-t.door:
-			batch = append(batch, fromDoor(msg))
+			batch = append(batch, t.fromDoor(msg))
 		default:
 			return batch
 		}
@@ -102,8 +114,8 @@ func (t *term) gather(first intake) []intake {
 	return batch
 }
 
-// work does a batch: archive, heads, log, and only then acknowledge. It insists until it is done; when ctx ends before
-// that nothing is acknowledged, and the next owner does it again.
+// work does a batch: archive, heads, log, quarantine, and only then acknowledge. It insists until it is done; when ctx
+// ends before that nothing is acknowledged, and the next owner does it again.
 func (t *term) work(ctx context.Context, batch []intake) {
 	var good []*message.Message
 	var from []int // good[i] came in as batch[from[i]]
@@ -113,19 +125,32 @@ func (t *term) work(ctx context.Context, batch []intake) {
 		}
 	}
 	var outcomes []archive.Outcome
-	err := t.insist(ctx, "archive", func(ctx context.Context) (err error) {
-		if len(good) > 0 {
-			outcomes, err = t.archive.Append(ctx, t.partition, good, t.heads)
+	err := t.insist(ctx, "archive", batch, func(ctx context.Context) (err error) {
+		if len(good) == 0 {
+			return nil
 		}
-		if err != nil {
+		if outcomes, err = t.archive.Append(ctx, t.partition, good, t.heads); err != nil || len(t.heads) > headsMost {
 			t.heads = make(archive.Heads)
-			refuseRequests(batch)
 		}
 		return err
 	})
 	if err != nil {
 		return
 	}
+	archived := settle(batch, from, outcomes)
+	t.raiseHeads(ctx, archived)
+	err = t.insist(ctx, "publish to the log", batch, func(ctx context.Context) error { return t.publish(ctx, archived) })
+	if err == nil {
+		err = t.insist(ctx, "quarantine", batch, func(ctx context.Context) error { return t.quarantine(ctx, batch) })
+	}
+	if err == nil {
+		t.finish(batch)
+	}
+}
+
+// settle takes in what the archive said of each message, outcomes[i] being that of batch[from[i]], and returns what
+// goes into the log: new messages, and those that were there already, under their own sequence.
+func settle(batch []intake, from []int, outcomes []archive.Outcome) []*message.Message {
 	archived := make([]*message.Message, 0, len(outcomes))
 	for i, o := range outcomes {
 		in := &batch[from[i]]
@@ -138,35 +163,42 @@ func (t *term) work(ctx context.Context, batch []intake) {
 			archived = append(archived, o.Message)
 		}
 	}
-	t.raiseHeads(ctx, archived)
-	err = t.insist(ctx, "publish to the log", func(ctx context.Context) error { return t.publish(ctx, archived) })
-	if err == nil {
-		err = t.insist(ctx, "quarantine", func(ctx context.Context) error { return t.quarantine(ctx, batch) })
-	}
-	if err == nil {
-		t.finish(batch)
-	}
+	return archived
 }
 
-// refuseRequests tells those who wait at the request door at once that the archive does not answer. They leave the
-// batch; what came through the stream stays in it until the archive is back.
+// refuseRequests tells those who wait at the request door that they must ask again. Their messages stay in the batch:
+// a part of it may be in the archive, and what is there must come into the log.
 func refuseRequests(batch []intake) {
 	for i := range batch {
 		if in := &batch[i]; in.request != nil {
-			in.answer(nil, problem.New(problem.Unavailable, "the archive does not answer; try again in a moment"))
+			in.answer(nil, problem.New(problem.Unavailable, "the archive or the log does not answer; try again in a moment"))
 			in.request = nil
 		}
 	}
 }
 
-// insist does a step until it succeeds or ctx ends; only then it returns an error. Meanwhile requests are refused at
-// once: a publisher at the request door is never left waiting for something that is known to be down.
-func (t *term) insist(ctx context.Context, step string, do func(context.Context) error) error {
+// refuseWaiting refuses the requests that nobody works on yet.
+func (t *term) refuseWaiting() {
+	for {
+		select {
+		case msg := <-t.door:
+			refuseRequests([]intake{{request: msg}})
+		default:
+			return
+		}
+	}
+}
+
+// insist does a step for a batch until it succeeds or ctx ends; only then it returns an error. Once it has failed
+// requests are refused, those of the batch and those that come: a publisher at the request door is never left waiting
+// for something that is known to be down.
+func (t *term) insist(ctx context.Context, step string, batch []intake, do func(context.Context) error) error {
 	for {
 		err := do(ctx)
 		if err == nil {
 			return nil
 		}
+		refuseRequests(batch)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -177,7 +209,7 @@ func (t *term) insist(ctx context.Context, step string, do func(context.Context)
 			case <-ctx.Done():
 				return ctx.Err()
 			case msg := <-t.door:
-				refuseRequests([]intake{fromDoor(msg)})
+				refuseRequests([]intake{{request: msg}})
 			case <-retry:
 				waiting = false
 			}
@@ -191,10 +223,13 @@ func (t *term) raiseHeads(ctx context.Context, archived []*message.Message) {
 	for _, m := range archived {
 		heads[m.To] = max(heads[m.To], m.Seq)
 	}
-	if len(heads) == 0 {
+	if len(heads) == 0 || time.Since(t.hinted) < hintRest {
 		return
 	}
-	if err := t.table.RaiseHeads(ctx, heads); err != nil && ctx.Err() == nil {
+	hint, cancel := context.WithTimeout(ctx, hintTimeout)
+	defer cancel()
+	if err := t.table.RaiseHeads(hint, heads); err != nil && ctx.Err() == nil {
+		t.hinted = time.Now()
 		t.faults.Note("raise heads in Redis", err) // a cache: dispatch raises them again
 	}
 }
@@ -218,7 +253,8 @@ func (t *term) publish(ctx context.Context, messages []*message.Message) error {
 	}
 	for _, ack := range acks {
 		select {
-		case <-ack.Ok():
+		case written := <-ack.Ok():
+			t.follow(written)
 		case err := <-ack.Err():
 			return err
 		case <-ctx.Done():
@@ -228,24 +264,74 @@ func (t *term) publish(ctx context.Context, messages []*message.Message) error {
 	return nil
 }
 
+// follow notices when the log has gone back: what is written now has the place of something that is lost. A message
+// that the log knew already tells its old place.
+func (t *term) follow(written *jetstream.PubAck) {
+	if written.Duplicate {
+		return
+	}
+	if written.Sequence <= t.logged && t.torn == 0 {
+		t.torn = written.Sequence
+	}
+	t.logged = written.Sequence
+}
+
 // republish puts into the log again what the archive holds of the partition from lookBack before the log's last
-// message: the log may have lost its tail, or the last owner died between archive and log.
-func (t *term) republish(ctx context.Context) error {
+// message: the log may have lost its tail, or the last owner died between archive and log. It insists until it is done
+// or ctx ends; where to begin is found out once, because what is published again ends the log next time.
+func (t *term) republish(ctx context.Context) {
+	since := int64(-1)
+	_ = t.insist(ctx, "publish again what the archive holds", nil, func(ctx context.Context) (err error) {
+		if since < 0 {
+			if since, err = t.logEnd(ctx); err != nil {
+				since = -1
+				return err
+			}
+		}
+		return t.archive.Since(ctx, t.partition, since, func(messages []*message.Message) error {
+			return t.publish(ctx, messages)
+		})
+	}) // it fails only when ctx has ended: the next owner does it again
+	t.torn = 0
+}
+
+// logEnd is the time of archiving (ms since 1970) from which on the log may lack messages. It goes by when the log's
+// last message was archived, not by when the log took it: that may be a moment ago, by an owner who died as he
+// published again. An empty log may lack everything that has not outlived its age.
+func (t *term) logEnd(ctx context.Context) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
 	stream, err := t.js.Stream(ctx, fabric.MsgStream(t.partition))
 	if err != nil {
-		return err
+		return 0, err
 	}
-	since := int64(0)
-	last, err := stream.GetLastMsgForSubject(ctx, subject.MsgFilter(t.partition))
-	switch {
-	case err == nil:
-		since = last.Time.Add(-lookBack).UnixMilli()
-	case !errors.Is(err, jetstream.ErrMsgNotFound):
-		return err
+	last, err := t.lastLogged(ctx, stream)
+	if age := stream.CachedInfo().Config.MaxAge; errors.Is(err, jetstream.ErrMsgNotFound) && age > 0 {
+		return time.Now().Add(-age).UnixMilli(), nil
 	}
-	return t.archive.Since(ctx, t.partition, since, func(messages []*message.Message) error {
-		return t.publish(ctx, messages)
-	})
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	end := last.Time.UnixMilli()
+	if entries, err := message.DecodeEntries(last.Data); err == nil && len(entries) == 1 && entries[0].Message != nil {
+		end = entries[0].Message.Archived
+	}
+	return max(0, end-lookBack.Milliseconds()), nil
+}
+
+// lastLogged is the last message of the log, or the last that is left from before it was torn.
+func (t *term) lastLogged(ctx context.Context, stream jetstream.Stream) (*jetstream.RawStreamMsg, error) {
+	switch t.torn {
+	case 0:
+		return stream.GetLastMsgForSubject(ctx, subject.MsgFilter(t.partition))
+	case 1:
+		return nil, jetstream.ErrMsgNotFound
+	default:
+		return stream.GetMsg(ctx, t.torn-1)
+	}
 }
 
 // finish answers and acknowledges. What gets lost here comes again and is found in the archive.

@@ -41,7 +41,8 @@ type Limits struct {
 }
 
 // Read makes a message of what a NATS publisher sent: at is the moment of acceptance. The id is left empty when the
-// publisher gave none; the door that took the message chooses one. The error is always a *problem.Problem.
+// publisher gave none; the door that took the message chooses one. The error is always a *problem.Problem; the message
+// is there all the same, because its id names what was refused.
 func Read(to subject.Address, header map[string][]string, payload []byte, at time.Time, limits Limits) (*Message, error) {
 	h := headers(header)
 	m := &Message{
@@ -53,12 +54,12 @@ func Read(to subject.Address, header map[string][]string, payload []byte, at tim
 	}
 	for _, name := range []string{HeaderNotBefore, HeaderCollapse, HeaderReceipt, HeaderTo} {
 		if h.first(name) != "" {
-			return nil, problem.New(problem.Unsupported, unsupportedShape, name).In(name)
+			return m, problem.New(problem.Unsupported, unsupportedShape, name).In(name)
 		}
 	}
 	if ttl := h.first(HeaderTTL); ttl != "" {
 		if err := m.ExpireAfter(ttl); err != nil {
-			return nil, err
+			return m, err
 		}
 	}
 	return m, m.Check(limits)
@@ -71,7 +72,7 @@ func (m *Message) ExpireAfter(ttl string) error {
 	}
 	d, err := time.ParseDuration(ttl)
 	if err != nil || d < time.Millisecond || d > maxTTL {
-		return problem.New(problem.BadHeader, "the TTL %q is not a time between 1ms and %s, such as 30s, 90m or 24h", ttl, maxTTL).In(HeaderTTL)
+		return problem.New(problem.BadHeader, "the TTL %.64q is not a time between 1ms and %s, such as 30s, 90m or 24h", ttl, maxTTL).In(HeaderTTL)
 	}
 	m.Expires = m.At + d.Milliseconds()
 	return nil
