@@ -98,7 +98,7 @@ func open(ctx context.Context, path string, facts archive.Facts) (_ *Archive, er
 	if err != nil {
 		return nil, err
 	}
-	w, err := newWriter(ctx, source)
+	w, err := newWriter(ctx, path, source)
 	if err != nil {
 		return nil, err
 	}

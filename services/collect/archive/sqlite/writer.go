@@ -71,9 +71,10 @@ type writer struct {
 	db   *sql.DB
 	conn *sql.Conn
 	tx   prepared
+	line line
 }
 
-func newWriter(ctx context.Context, source string) (*writer, error) {
+func newWriter(ctx context.Context, path, source string) (*writer, error) {
 	db, err := sql.Open("sqlite", source)
 	if err != nil {
 		return nil, fmt.Errorf("sqlite: open: %w", err)
@@ -82,7 +83,14 @@ func newWriter(ctx context.Context, source string) (*writer, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("sqlite: open: %w", err), db.Close())
 	}
-	return &writer{db: db, conn: conn}, nil
+	line, err := newLine(path)
+	if err == nil {
+		_, err = conn.ExecContext(ctx, "PRAGMA busy_timeout = 0") // the line waits instead
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("sqlite: open: %w", err), conn.Close(), db.Close())
+	}
+	return &writer{db: db, conn: conn, line: line}, nil
 }
 
 // create makes what is missing in the file and reads what was decided when it was made.
@@ -106,7 +114,11 @@ func (w *writer) create(ctx context.Context, wanted archive.Facts) (stored archi
 }
 
 func (w *writer) begin(ctx context.Context) error {
-	if _, err := w.conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+	err := w.line.wait(ctx, func() error {
+		_, err := w.conn.ExecContext(ctx, "BEGIN IMMEDIATE")
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("sqlite: begin: %w", err)
 	}
 	return nil
@@ -125,7 +137,7 @@ func (w *writer) end(ctx context.Context, err error) error {
 	return err
 }
 
-func (w *writer) close() error { return errors.Join(w.tx.close(), w.conn.Close(), w.db.Close()) }
+func (w *writer) close() error { return errors.Join(w.tx.close(), w.conn.Close(), w.db.Close(), w.line.close()) }
 
 // write is the writer's goroutine: it takes one change, adds what waits behind it, and commits them together. ctx
 // ends it and its waiting for the lock, but no transaction that has begun.
@@ -138,6 +150,7 @@ func (a *Archive) write(ctx context.Context, w *writer) {
 			return
 		case first := <-a.queue:
 			w.serve(ctx, a.gather(first))
+			w.line.yield()
 		}
 	}
 }

@@ -35,7 +35,7 @@ func locked(t *testing.T) (a *Archive, unlock func()) {
 			t.Error(err)
 		}
 	})
-	other, err := newWriter(t.Context(), source(t, path))
+	other, err := newWriter(t.Context(), path, source(t, path))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,8 @@ func store(name string) func(context.Context, prepared) error {
 
 // A change that fails takes nothing of its group with it, and leaves nothing of itself.
 func TestGroupIsolatesItsChanges(t *testing.T) {
-	w, err := newWriter(t.Context(), source(t, filepath.Join(t.TempDir(), "weft.db")))
+	path := filepath.Join(t.TempDir(), "weft.db")
+	w, err := newWriter(t.Context(), path, source(t, path))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +180,7 @@ func TestArchivedNeverDecreases(t *testing.T) {
 	if _, err := a.Append(t.Context(), 0, []*message.Message{one}, nil); err != nil {
 		t.Fatal(err)
 	}
-	other, err := newWriter(t.Context(), source(t, path))
+	other, err := newWriter(t.Context(), path, source(t, path))
 	if err != nil {
 		t.Fatal(err)
 	}
