@@ -27,7 +27,7 @@ const (
 // keep is the keeper: it keeps the node's lease and routes in Redis and looks for what the live path lost. A round
 // runs every second, and at once when somebody asks for it or NATS has reconnected.
 func (n *Service) keep(ctx context.Context) error {
-	ticker := time.NewTicker(keepEvery)
+	ticker := time.NewTicker(n.keeping)
 	defer ticker.Stop()
 	reconnected := n.nc.StatusChanged(nats.CONNECTED)
 	defer n.nc.RemoveStatusListener(reconnected)

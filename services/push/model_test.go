@@ -20,6 +20,7 @@ type model struct {
 	opens   []history.OpenRequest
 	down    bool          // it answers with Unavailable
 	gate    chan struct{} // reads wait for it, where there is one
+	opening chan struct{} // opens wait for it, where there is one
 }
 
 func newModel() *model {
@@ -98,6 +99,11 @@ func (m *model) open(q history.OpenRequest) (*history.OpenAnswer, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.opens = append(m.opens, q)
+	if gate := m.opening; gate != nil {
+		m.mu.Unlock()
+		<-gate
+		m.mu.Lock()
+	}
 	if m.down {
 		return nil, problem.New(problem.Unavailable, "the archive is away")
 	}

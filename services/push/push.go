@@ -29,7 +29,8 @@ type Service struct {
 	id       string
 	cfg      Config
 	nc       *nats.Conn
-	greeting time.Duration // how long a client may take for auth and hello
+	greeting time.Duration // greetTimeout
+	keeping  time.Duration // keepEvery
 	log      *slog.Logger
 	faults   *service.Faults
 	ready    chan struct{}
@@ -61,7 +62,7 @@ func New(cfg Config, nc *nats.Conn, log *slog.Logger) (*Service, error) {
 	id := rand.Text()
 	log = log.With("node", id)
 	return &Service{
-		id: id, cfg: cfg, nc: nc, log: log, greeting: greetTimeout,
+		id: id, cfg: cfg, nc: nc, log: log, greeting: greetTimeout, keeping: keepEvery,
 		faults:   service.NewFaults(log),
 		ready:    make(chan struct{}),
 		hub:      newHub(),

@@ -23,7 +23,7 @@ type transport interface {
 	// Write writes objects in order and returns when the transport took them all. A slow client makes it wait, at
 	// most for the transport's own deadline.
 	Write(objects [][]byte) error
-	// Close ends the connection, telling the client the code. It may be called while a Write waits.
+	// Close ends the connection, telling the client the code. It is called once, after the last Write.
 	Close(code protocol.CloseCode, reason string)
 }
 

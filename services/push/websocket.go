@@ -34,7 +34,7 @@ const (
 	// readBuffer is how much is read from a socket at once, in bytes. What a client sends mostly is shorter; larger
 	// payloads pass the buffer by. It is the largest part of an idle connection that can be chosen.
 	readBuffer = 512
-	// closeTimeout bounds the writing of a close frame.
+	// closeTimeout bounds the writing of a close frame, and the wait for the client's.
 	closeTimeout = time.Second
 )
 
@@ -103,16 +103,17 @@ func bearer(r *http.Request) string {
 
 // serve runs one connection from its first object to its end.
 func (n *Service) serve(ctx context.Context, sock *socket, token string) {
-	hangUp := context.AfterFunc(ctx, func() { _ = sock.conn.Close() })
+	defer sock.hangUp()
+	cut := context.AfterFunc(ctx, func() { _ = sock.conn.Close() })
 	s, err := n.greet(ctx, sock, token)
-	hangUp()
+	cut()
 	if err != nil {
 		sock.refuse(err)
 		return
 	}
 	// A pong of the WebSocket counts as a sign of life: it is all that a simple program like wscat sends by itself.
 	sock.conn.SetPongHandler(func(string) error { s.hear(); return nil })
-	s.finish(sock.converse(ctx, n, s)) // the session's writer says why, and closes the connection
+	s.finish(sock.converse(ctx, n, s)) // the session's writer says why
 	n.close(ctx, s)
 }
 
@@ -213,16 +214,22 @@ func (n *Service) handle(ctx context.Context, s *session, o protocol.FromClient)
 	}
 }
 
-// read takes the next text message apart. Errors are problems where the client is to blame.
+// read takes the next message apart. Errors are problems where the client is to blame.
 func (sock *socket) read() ([]protocol.FromClient, error) {
 	kind, r, err := sock.conn.NextReader()
 	if err != nil {
 		return nil, err
 	}
 	raw, err := io.ReadAll(io.LimitReader(r, frameMost+1))
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
+	}
+	return takeApart(kind, raw)
+}
+
+// takeApart decodes a message of a client. The error is a *problem.Problem.
+func takeApart(kind int, raw []byte) ([]protocol.FromClient, error) {
+	switch {
 	case len(raw) > frameMost:
 		return nil, problem.New(problem.TooLarge, "a message of a client may have %d bytes", frameMost)
 	case kind != websocket.TextMessage:
@@ -273,11 +280,23 @@ func (sock *socket) Write(objects [][]byte) error {
 	return nil
 }
 
-// Close implements transport.
+// Close implements transport. The connection's reader hangs up.
 func (sock *socket) Close(code protocol.CloseCode, reason string) {
 	frame := websocket.FormatCloseMessage(int(code), reason)
 	// Both only fail on a connection that is gone, which is what is wanted.
 	_ = sock.conn.WriteControl(websocket.CloseMessage, frame, time.Now().Add(closeTimeout))
+	_ = sock.conn.SetReadDeadline(time.Now().Add(closeTimeout))
+}
+
+// hangUp reads what is left until the client has closed as well, which Close bounds, and ends the connection. A
+// connection that is ended with bytes unread is reset, and the client may never see the code that tells it not to
+// come again.
+func (sock *socket) hangUp() {
+	for {
+		if _, _, err := sock.conn.NextReader(); err != nil {
+			break
+		}
+	}
 	_ = sock.conn.Close()
 }
 

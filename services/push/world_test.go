@@ -32,13 +32,14 @@ import (
 
 // world is everything around a push node: NATS and Redis in process, and stand-ins for auth, collect and dispatch.
 type world struct {
-	t       testing.TB
-	nats    *embed.Server
-	nc      *nats.Conn // of the stand-ins
-	js      jetstream.JetStream
-	redis   *miniredis.Miniredis
-	table   *route.Table
-	archive *model
+	t        testing.TB
+	nats     *embed.Server
+	nc       *nats.Conn // of the stand-ins
+	js       jetstream.JetStream
+	redis    *miniredis.Miniredis
+	redisURL string
+	table    *route.Table
+	archive  *model
 }
 
 func newWorld(t testing.TB) *world {
@@ -47,18 +48,17 @@ func newWorld(t testing.TB) *world {
 	must(t, err)
 	t.Cleanup(server.Stop)
 	w := &world{t: t, nats: server, redis: miniredis.RunT(t), archive: newModel()}
+	w.redisURL = "redis://" + w.redis.Addr()
 	w.nc = w.connect()
 	w.js, err = jetstream.New(w.nc)
 	must(t, err)
 	must(t, fabric.Create(t.Context(), w.js, fabric.Facts{Epoch: epoch, Partitions: 1}, fabric.Options{MaxPayload: w.nc.MaxPayload()}))
-	w.table, err = route.Open(w.redisURL(), epoch)
+	w.table, err = route.Open(w.redisURL, epoch)
 	must(t, err)
 	t.Cleanup(func() { must(t, w.table.Close()) })
 	w.answer()
 	return w
 }
-
-func (w *world) redisURL() string { return "redis://" + w.redis.Addr() }
 
 func (w *world) connect() *nats.Conn {
 	w.t.Helper()
@@ -133,7 +133,7 @@ type running struct {
 func (w *world) node(change ...func(*Service)) *running {
 	w.t.Helper()
 	cfg := DefaultConfig()
-	cfg.Listen, cfg.Redis = "127.0.0.1:0", w.redisURL()
+	cfg.Listen, cfg.Redis = "127.0.0.1:0", w.redisURL
 	nc := w.connect()
 	n, err := New(cfg, nc, slog.New(slog.DiscardHandler))
 	must(w.t, err)
@@ -388,4 +388,42 @@ func lines(text []byte) (list [][]byte) {
 		}
 	}
 	return append(list, text[start:])
+}
+
+func ackStream() jetstream.StreamConfig {
+	for _, s := range fabric.Streams(fabric.Facts{Epoch: epoch, Partitions: 1}, fabric.Options{MaxPayload: 1 << 20}) {
+		if s.Config.Name == fabric.AckStream {
+			return s.Config
+		}
+	}
+	panic("no stream of acknowledgements")
+}
+
+// follow is a device that reconnects after every seventh message until it has seen all, and acknowledges each.
+func (w *world) follow(n *running, name string, messages uint64) error {
+	seen := map[string]uint64{"": 0, "topic:news": 0}
+	for seen[""] < messages || seen["topic:news"] < messages {
+		d := n.dial(w.t, token("alice"))
+		d.hello(name, topics("news"), at(map[string]uint64{"user:alice": seen[""], "topic:news": seen["topic:news"]}))
+		for range 8 {
+			if seen[""] == messages && seen["topic:news"] == messages {
+				break
+			}
+			o, ok := d.next()
+			switch {
+			case !ok:
+				return fmt.Errorf("%s was closed: %d", name, d.code)
+			case o.T == protocol.TWelcome:
+				continue
+			case o.T != protocol.TMsg || o.Seq != seen[o.Ch]+1:
+				return fmt.Errorf("%s: %s came after %d", name, o.raw, seen[o.Ch])
+			}
+			seen[o.Ch] = o.Seq
+			if err := d.conn.WriteMessage(websocket.TextMessage, object(protocol.FromClient{T: protocol.TAck, Ch: o.Ch, Seq: o.Seq})); err != nil {
+				return err
+			}
+		}
+		_ = d.conn.Close()
+	}
+	return nil
 }
