@@ -16,9 +16,9 @@ import (
 )
 
 // Headers of a quarantined message. Its own headers are there too, each with originalPrefix before its name: among
-// them may be some that mean something to JetStream. More than prefixedMost of them would make it larger than the
-// server takes: then its data is the block of its headers (`Name: value` and a line break each), headerBlock bytes
-// long, followed by its payload.
+// them may be some that mean something to JetStream. Where the prefixes would make it larger than the server takes (64 KiB
+// of headers, and fabric's room for what is ours), its data is the block of its headers (`Name: value` and a line break
+// each), headerBlock bytes long, followed by its payload.
 const (
 	headerReason   = "Weft-Reason"  // the code
 	headerDetail   = "Weft-Detail"  // the sentence
@@ -27,7 +27,9 @@ const (
 	headerBlock    = "Weft-Original-Header-Bytes"
 	originalPrefix = "Weft-Original-"
 
-	prefixedMost = 500
+	// prefixedLines and prefixedBytes bound headers with prefix.
+	prefixedLines = 500
+	prefixedBytes = 48 << 10
 	// detailMost is the most bytes of the sentence, which can quote what was wrong.
 	detailMost = 1024
 	// idMost is the longest id that a receipt repeats, in bytes; it is beyond every legal one.
@@ -95,7 +97,8 @@ func (in *intake) id() string {
 // asQuarantined is a delivery as it lies in quarantine, with every byte that it came with.
 func (in *intake) asQuarantined(tokens string) *nats.Msg {
 	m := &nats.Msg{Subject: subject.Quarantine(in.refusal.Code, tokens), Data: in.delivery.Data(), Header: nats.Header{}}
-	if original := in.delivery.Headers(); count(original) <= prefixedMost {
+	original := in.delivery.Headers()
+	if prefixable(original) {
 		for name, values := range original {
 			m.Header[originalPrefix+name] = values
 		}
@@ -111,13 +114,16 @@ func (in *intake) asQuarantined(tokens string) *nats.Msg {
 	return m
 }
 
-// count is how many lines headers have.
-func count(h nats.Header) int {
-	n := 0
-	for _, values := range h {
-		n += len(values)
+// prefixable says whether there is room for a prefix before each header.
+func prefixable(h nats.Header) bool {
+	lines, size := 0, 0
+	for name, values := range h {
+		lines += len(values)
+		for _, value := range values {
+			size += len(originalPrefix) + len(name) + len(value) + len(": \r\n")
+		}
 	}
-	return n
+	return lines <= prefixedLines && size <= prefixedBytes
 }
 
 func headersOf(h nats.Header) []byte {

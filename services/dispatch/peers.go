@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/weftpush/weft/shared/node"
 	"github.com/weftpush/weft/shared/subject"
@@ -16,31 +18,31 @@ import (
 const (
 	// leasesEvery is how often the set of live nodes is read.
 	leasesEvery = time.Second
-	// probeEvery is how often a suspect node is asked whether it is back.
+	// probeEvery is how often suspect nodes are asked whether they are back.
 	probeEvery = 250 * time.Millisecond
-	// goneFor is how long a node that nobody answers for is not tried again. A node's id is never used twice, so this
-	// only spares useless requests for routes that are not cleaned up yet.
+	// goneFor is how long a node that nobody answers for and that has no lease is not tried again. A node's id is never
+	// used twice, so this only spares useless requests for routes that are not cleaned up yet.
 	goneFor = 10 * time.Second
+	// everyone stands for all nodes, where none is known. No node has this id.
+	everyone = "*"
 )
 
 // peers is what this process knows of the push nodes. A node that is not in it counts as well.
 type peers struct {
 	*Service
-	probers sync.WaitGroup
 
 	mu      sync.Mutex           // protects everything below
 	live    map[string]bool      // nodes with a lease, as of the last reading
-	suspect map[string]bool      // nodes that owe an answer; a prober runs for each
-	gone    map[string]time.Time // nodes that NATS knows no subscription of, since when
+	suspect map[string]bool      // nodes that owe an answer: probed until they give one
+	gone    map[string]time.Time // nodes without lease that NATS knows no subscription of, since when
 }
 
 func newPeers(s *Service) *peers {
 	return &peers{Service: s, live: make(map[string]bool), suspect: make(map[string]bool), gone: make(map[string]time.Time)}
 }
 
-// run reads the leases until ctx ends, and waits for the probers.
-func (p *peers) run(ctx context.Context) error {
-	defer p.probers.Wait()
+// readLeases reads the leases until ctx ends.
+func (p *peers) readLeases(ctx context.Context) error {
 	ticker := time.NewTicker(leasesEvery)
 	defer ticker.Stop()
 	for {
@@ -65,17 +67,15 @@ func (p *peers) setLive(nodes []string) {
 	for _, id := range nodes {
 		p.live[id] = true
 	}
-	for id, since := range p.gone {
-		if time.Since(since) > goneFor {
-			delete(p.gone, id)
-		}
-	}
 }
 
-// all is every live node.
+// all is every live node, or everyone if none is known: Redis was away since this process began.
 func (p *peers) all() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if len(p.live) == 0 {
+		return []string{everyone}
+	}
 	list := make([]string, 0, len(p.live))
 	for id := range p.live {
 		list = append(list, id)
@@ -84,23 +84,19 @@ func (p *peers) all() []string {
 }
 
 // send gives a node a frame and says whether it has answered. A node that is suspect or gone is passed over at once;
-// one that does not answer in time becomes suspect.
+// one that does not answer in time becomes suspect. Everyone is not asked for an answer.
 func (p *peers) send(ctx context.Context, id string, frame []byte) bool {
+	if id == everyone {
+		return p.nc.Publish(subject.Nodes, frame) == nil
+	}
 	if p.passedOver(id) {
 		return false
 	}
 	err := p.request(ctx, subject.Node(id), frame)
-	switch {
-	case err == nil:
-		return true
-	case errors.Is(err, nats.ErrNoResponders):
-		p.mu.Lock()
-		p.gone[id] = time.Now()
-		p.mu.Unlock()
-	case ctx.Err() == nil:
-		p.suspectNow(ctx, id)
+	if err != nil && ctx.Err() == nil {
+		p.unanswered(id, err)
 	}
-	return false
+	return err == nil
 }
 
 func (p *peers) passedOver(id string) bool {
@@ -110,61 +106,76 @@ func (p *peers) passedOver(id string) bool {
 	return gone || p.suspect[id]
 }
 
-// suspectNow starts a prober for a node, unless one runs.
-func (p *peers) suspectNow(ctx context.Context, id string) {
+// unanswered decides about a node that owes an answer: it is gone if nobody listens in its name and it has no lease.
+// With a lease it has only lost NATS for a moment, and has to be told to sweep when it is back.
+func (p *peers) unanswered(id string, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.suspect[id] {
+	if errors.Is(err, nats.ErrNoResponders) && !p.live[id] {
+		delete(p.suspect, id)
+		p.gone[id] = time.Now()
 		return
 	}
-	p.suspect[id] = true
-	p.log.Warn("a node does not answer; going on without it", "node", id)
-	p.probers.Go(func() { p.probe(ctx, id) })
+	if !p.suspect[id] {
+		p.suspect[id] = true
+		p.log.Warn("a node does not answer; going on without it", "node", id, "err", err)
+	}
 }
 
-// probe asks a suspect node until it answers, is gone, or has lost its lease. When it answers it gets frames again and
-// then is told to sweep: what it was not sent is below the heads that it reads then.
-func (p *peers) probe(ctx context.Context, id string) {
+// probe asks all suspect nodes, again and again until ctx ends, whether they are back.
+func (p *peers) probe(ctx context.Context) error {
 	ticker := time.NewTicker(probeEvery)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-ticker.C:
 		}
-		err := p.order(ctx, id, node.Probe)
-		gone := errors.Is(err, nats.ErrNoResponders)
-		if err != nil && !gone && p.leased(id) {
-			continue
+		var group errgroup.Group
+		for _, id := range p.suspects() {
+			group.Go(func() error { p.ask(ctx, id); return nil })
 		}
-		p.mu.Lock()
-		delete(p.suspect, id)
-		if err != nil {
-			p.gone[id] = time.Now()
-		}
-		p.mu.Unlock()
-		if err == nil {
-			err = p.order(ctx, id, node.Sweep)
-		}
-		p.log.Info("a node is not suspect any more", "node", id, "err", err)
-		if err != nil && !gone && ctx.Err() == nil {
-			p.suspectNow(ctx, id)
-		}
-		return
+		_ = group.Wait() // its functions return no error
 	}
 }
 
-func (p *peers) leased(id string) bool {
+// suspects are the suspect nodes. Those that were gone for long enough are forgotten.
+func (p *peers) suspects() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.live[id]
+	for id, since := range p.gone {
+		if time.Since(since) > goneFor {
+			delete(p.gone, id)
+		}
+	}
+	list := make([]string, 0, len(p.suspect))
+	for id := range p.suspect {
+		list = append(list, id)
+	}
+	return list
+}
+
+// ask probes one suspect node. When it answers it gets frames again, and then is told to sweep: what it was not sent
+// is below the heads that it reads then.
+func (p *peers) ask(ctx context.Context, id string) {
+	err := p.order(ctx, id, node.Probe)
+	if err == nil {
+		p.mu.Lock()
+		delete(p.suspect, id)
+		p.mu.Unlock()
+		p.log.Info("a node answers again", "node", id)
+		err = p.order(ctx, id, node.Sweep)
+	}
+	if err != nil && ctx.Err() == nil {
+		p.unanswered(id, err)
+	}
 }
 
 func (p *peers) order(ctx context.Context, id string, op node.Op) error {
 	body, err := json.Marshal(node.Order{Op: op})
 	if err != nil {
-		return err
+		return fmt.Errorf("encode an order: %w", err)
 	}
 	return p.request(ctx, subject.NodeControl(id), body)
 }

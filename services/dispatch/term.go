@@ -3,6 +3,7 @@ package dispatch
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
@@ -20,6 +21,10 @@ const (
 	batchBytes = 512 << 10
 	// frameMost is the largest frame, in bytes, unless one message alone is larger: a NATS message may have 1 MiB.
 	frameMost = 900 << 10
+	// lookUpTimeout is how long Redis may take for a batch, and lookUpRest how long it is left alone after it did not:
+	// a Redis that hangs must not slow every batch down.
+	lookUpTimeout = 500 * time.Millisecond
+	lookUpRest    = time.Second
 )
 
 // routed is one message of the log on its way: the form it has there goes into frames unchanged.
@@ -32,7 +37,7 @@ type routed struct {
 
 // own is one term: the time in which this process owns a partition.
 func (s *Service) own(ctx context.Context, p int) error {
-	log := make(chan jetstream.Msg)
+	log := make(chan jetstream.Msg, batchMost) // what comes while a batch is routed makes up the next one
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return partition.Read(ctx, s.js, fabric.MsgStream(p), fabric.DispatchConsumer, log)
@@ -106,11 +111,17 @@ func (s *Service) route(ctx context.Context, batch []routed) {
 // lookUp finds the nodes of each address, and raises the heads once more, in one round trip. An address that Redis
 // does not tell goes to every node that is known: more work, and nobody waits.
 func (s *Service) lookUp(ctx context.Context, heads map[subject.Address]uint64) map[subject.Address][]string {
-	nodes, err := s.table.Lookup(ctx, heads)
-	if err == nil || ctx.Err() != nil {
-		return nodes
+	nodes := make(map[subject.Address][]string, len(heads))
+	if time.Since(time.Unix(0, s.away.Load())) > lookUpRest {
+		asking, cancel := context.WithTimeout(ctx, lookUpTimeout)
+		defer cancel()
+		var err error
+		if nodes, err = s.table.Lookup(asking, heads); err == nil || ctx.Err() != nil {
+			return nodes
+		}
+		s.away.Store(time.Now().UnixNano())
+		s.faults.Note("look routes up", err)
 	}
-	s.faults.Note("look routes up", err)
 	all := s.peers.all()
 	for to := range heads {
 		if _, told := nodes[to]; !told {
