@@ -5,8 +5,8 @@
 // Subjects in: weft.node.<id> (frames, answered), weft.node.<id>.ctl (orders, answered), weft.nodes (frames for every
 // node). Subjects out: weft.auth.verify, weft.history.{read,open,heads} (requests), weft.ack.<id> (stream WEFT_ACK).
 //
-// Goroutines, all owned by Service.Run: the HTTP server; one reader per connection, and a writer only while its outbox
-// is not empty; the fill workers, which read mailboxes from the archive; the acknowledger; the keeper, which renews
+// Goroutines, all owned by Service.Run: the HTTP server; one reader per connection, which also hangs up, and a writer
+// only while its outbox is not empty; the fill workers, which read mailboxes from the archive; the acknowledger; the keeper, which renews
 // the node's lease, repairs routes and sweeps; the ticker, which watches every session's clocks.
 //
 // Order of locks: hub shard, then mailbox, then session, then fill queue. Nobody does I/O while holding one.

@@ -76,6 +76,7 @@ func TestWhatEndsASession(t *testing.T) {
 		why  problem.Code
 	}{
 		{"an acknowledgement ahead", func(d *device) { d.ack("", 3) }, protocol.CloseProtocol, problem.AckAhead},
+		{"an acknowledgement of another's mailbox", func(d *device) { d.ack("user:bob", 1) }, protocol.CloseProtocol, problem.NotSubscribed},
 		{"hello again", func(d *device) { d.hello("phone") }, protocol.CloseProtocol, problem.BadFrame},
 		{"an unknown object", func(d *device) { d.say(protocol.FromClient{T: "x"}) }, protocol.CloseProtocol, problem.UnknownFrame},
 		{"null", func(d *device) { d.raw(websocket.TextMessage, "null") }, protocol.CloseProtocol, problem.UnknownFrame},
@@ -281,7 +282,7 @@ func FuzzTakeApart(f *testing.F) {
 		if !isText {
 			kind = websocket.BinaryMessage
 		}
-		objects, err := takeApart(kind, []byte(text))
+		objects, err := takeApart(kind, strings.NewReader(text))
 		if err == nil {
 			for _, o := range objects {
 				if _, err := json.Marshal(o); err != nil {

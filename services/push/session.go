@@ -1,6 +1,7 @@
 package push
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -153,8 +154,8 @@ func (s *session) drain() {
 	}
 }
 
-// ack handles an acknowledgement of the client: everything of ch up to seq has been handled. An address that the
-// session does not have ends nothing: the client may have sent it before it knew that a topic was gone.
+// ack handles an acknowledgement of the client: everything of ch up to seq has been handled. A topic that the session
+// does not have ends nothing: the client may have sent it before it knew that the topic was gone.
 func (s *session) ack(ch string, seq uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -162,6 +163,9 @@ func (s *session) ack(ch string, seq uint64) error {
 	switch {
 	case l == nil || l.next == 0:
 		why := problem.New(problem.NotSubscribed, "this session does not have the address %q", ch).In("ch")
+		if !strings.HasPrefix(ch, string(subject.Topic)+":") {
+			return why
+		}
 		s.sayLocked(object(protocol.Error{T: protocol.TError, Problem: *why}))
 		return nil
 	case seq >= l.next:

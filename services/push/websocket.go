@@ -101,20 +101,24 @@ func bearer(r *http.Request) string {
 	return ""
 }
 
-// serve runs one connection from its first object to its end.
+// serve opens a session on a connection. The rest of the connection's life is read in yet another goroutine: it never
+// gets the stack that opening takes, nor waits below serve's own frame, and so waits on 4 KiB instead of 8.
 func (n *Service) serve(ctx context.Context, sock *socket, token string) {
-	defer sock.hangUp()
 	cut := context.AfterFunc(ctx, func() { _ = sock.conn.Close() })
 	s, err := n.greet(ctx, sock, token)
 	cut()
 	if err != nil {
 		sock.refuse(err)
+		sock.hangUp()
 		return
 	}
 	// A pong of the WebSocket counts as a sign of life: it is all that a simple program like wscat sends by itself.
 	sock.conn.SetPongHandler(func(string) error { s.hear(); return nil })
-	s.finish(sock.converse(ctx, n, s)) // the session's writer says why
-	n.close(ctx, s)
+	n.tasks.Go(func() {
+		s.finish(verdict(n.converse(ctx, sock, s))) // the session's writer says why
+		n.close(ctx, s)
+		sock.hangUp()
+	})
 }
 
 // greet takes auth and hello, which have n.greeting to arrive, and opens the session.
@@ -141,8 +145,11 @@ func (n *Service) introduction(sock *socket, token string) (string, protocol.Fro
 	var first []protocol.FromClient
 	next := func() (protocol.FromClient, error) {
 		for len(first) == 0 {
-			var err error
-			if first, err = sock.read(); err != nil {
+			kind, r, err := sock.conn.NextReader()
+			if err == nil {
+				first, err = takeApart(kind, r)
+			}
+			if err != nil {
 				return protocol.FromClient{}, err
 			}
 		}
@@ -173,20 +180,33 @@ func (n *Service) verify(ctx context.Context, token string) (*identity.Identity,
 	return identity.Verify(ctx, n.nc, token)
 }
 
-// converse handles what the client sends until the connection ends, and says how the session has to end.
-func (sock *socket) converse(ctx context.Context, n *Service, s *session) (protocol.CloseCode, *problem.Problem) {
+// converse handles what the client sends until the connection ends or has to end. It waits with as little on its stack
+// as can be.
+func (n *Service) converse(ctx context.Context, sock *socket, s *session) error {
 	for {
-		objects, err := sock.read()
+		kind, r, err := sock.conn.NextReader()
 		if err != nil {
-			return verdict(err)
+			return err
 		}
-		s.hear()
-		for _, o := range objects {
-			if err := n.handle(ctx, s, o); err != nil {
-				return verdict(err)
-			}
+		if err := n.hear(ctx, s, kind, r); err != nil {
+			return err
 		}
 	}
+}
+
+// hear handles one message of an open session.
+func (n *Service) hear(ctx context.Context, s *session, kind int, r io.Reader) error {
+	objects, err := takeApart(kind, r)
+	if err != nil {
+		return err
+	}
+	s.hear()
+	for _, o := range objects {
+		if err := n.handle(ctx, s, o); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // handle does what one object of an open session asks.
@@ -214,22 +234,12 @@ func (n *Service) handle(ctx context.Context, s *session, o protocol.FromClient)
 	}
 }
 
-// read takes the next message apart. Errors are problems where the client is to blame.
-func (sock *socket) read() ([]protocol.FromClient, error) {
-	kind, r, err := sock.conn.NextReader()
-	if err != nil {
-		return nil, err
-	}
+// takeApart reads and decodes a message of a client. Errors are problems where the client is to blame.
+func takeApart(kind int, r io.Reader) ([]protocol.FromClient, error) {
 	raw, err := io.ReadAll(io.LimitReader(r, frameMost+1))
-	if err != nil {
-		return nil, err
-	}
-	return takeApart(kind, raw)
-}
-
-// takeApart decodes a message of a client. The error is a *problem.Problem.
-func takeApart(kind int, raw []byte) ([]protocol.FromClient, error) {
 	switch {
+	case err != nil:
+		return nil, err
 	case len(raw) > frameMost:
 		return nil, problem.New(problem.TooLarge, "a message of a client may have %d bytes", frameMost)
 	case kind != websocket.TextMessage:
