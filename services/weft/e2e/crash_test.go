@@ -38,14 +38,18 @@ func TestKillInTheMiddleLosesAndDoublesNothing(t *testing.T) {
 // publishUntilItDies publishes with an id each, kills the fabric after 500, and returns the last that was accepted.
 func publishUntilItDies(t *testing.T, nc *nats.Conn, f *fabric, from int) int {
 	t.Helper()
+	killed := make(chan struct{})
 	for n := from; ; n++ {
 		if n == from+500 {
-			go f.kill()
+			go func() {
+				defer close(killed)
+				f.kill()
+			}()
 		}
 		m := &nats.Msg{Subject: subject.In(user("alice")), Data: fmt.Appendf(nil, `{"n":%d}`, n), Header: withID(fmt.Sprint(n))}
 		reply, err := nc.RequestMsg(m, 2*time.Second)
 		if err != nil || len(reply.Data) == 0 {
-			<-f.ended
+			<-killed
 			return n - 1
 		}
 	}

@@ -29,8 +29,12 @@ import (
 // patience bounds every wait; nothing takes that long unless it is broken.
 const patience = 30 * time.Second
 
-// bin is the folder of the programs that TestMain builds: weft and nats-server.
-var bin string
+var (
+	// bin is the folder of the programs that TestMain builds: weft and nats-server.
+	bin string
+	// buildFlags are those of weft.
+	buildFlags []string
+)
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -44,7 +48,11 @@ func TestMain(m *testing.M) {
 			"weft":        "github.com/weftpush/weft/services/weft/cmd/weft",
 			"nats-server": "github.com/nats-io/nats-server/v2",
 		} {
-			if out, err := exec.Command("go", "build", "-o", filepath.Join(bin, program), pkg).CombinedOutput(); err != nil {
+			args := []string{"build", "-o", filepath.Join(bin, program)}
+			if program == "weft" {
+				args = append(args, buildFlags...)
+			}
+			if out, err := exec.Command("go", append(args, pkg)...).CombinedOutput(); err != nil {
 				fmt.Fprintf(os.Stderr, "build %s: %v\n%s", program, err, out)
 				return 1
 			}
@@ -102,7 +110,7 @@ func (f *fabric) start() {
 	_ = manifest.Remove(f.data) // a killed one leaves it
 	f.out = new(bytes.Buffer)
 	f.cmd = exec.Command(filepath.Join(bin, "weft"), args...)
-	f.cmd.Env = append(append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH")), f.env...)
+	f.cmd.Env = append(append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "GORACE=halt_on_error=1"), f.env...)
 	f.cmd.Stdout, f.cmd.Stderr = f.out, f.out
 	if err := f.cmd.Start(); err != nil {
 		f.t.Fatal(err)

@@ -129,8 +129,8 @@ func TestHTTPRefusesWithStatusCodeAndField(t *testing.T) {
 			"unknown member": {good, `{"to":"user:u","data":1,"tll":"3s"}`, 400, problem.BadRequest, ""},
 			"unknown kind":   {good, `{"to":"group:u","data":1}`, 422, problem.BadAddress, "to"},
 			"id too long":    {good, `{"to":"user:` + strings.Repeat("x", 129) + `","data":1}`, 422, problem.IDTooLong, "to"},
-			"empty":          {good, `{"to":"user:u"}`, 422, problem.Empty, ""},
-			"too large":      {good, `{"to":"user:u","data":"` + strings.Repeat("x", 64<<10) + `"}`, 413, problem.TooLarge, ""},
+			"empty":          {good, `{"to":"user:u"}`, 422, problem.Empty, "data"},
+			"too large":      {good, `{"to":"user:u","data":"` + strings.Repeat("x", 64<<10) + `"}`, 413, problem.TooLarge, "data"},
 			"bad TTL":        {good, `{"to":"user:u","data":1,"ttl":"soon"}`, 422, problem.BadHeader, "ttl"},
 			"in an array":    {good, `[{"to":"user:u","data":1},{"to":"group:u","data":1}]`, 422, problem.BadAddress, "[1].to"},
 		} {
