@@ -24,12 +24,13 @@ type board struct {
 	mu      sync.Mutex       // protects the rest
 	workers map[int][]string // by partition; two at once for one are a paused owner and its successor
 	most    int              // workers that any partition ever had at once
+	begun   map[string]int   // how often each instance signed in
 	changed chan struct{}    // closed at each change
 	lines   strings.Builder  // what was logged
 }
 
 func newBoard(t *testing.T) *board {
-	b := &board{t: t, workers: map[int][]string{}, changed: make(chan struct{})}
+	b := &board{t: t, workers: map[int][]string{}, begun: map[string]int{}, changed: make(chan struct{})}
 	b.log = slog.New(slog.NewTextHandler(b, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	return b
 }
@@ -57,7 +58,10 @@ func (b *board) change(p int, workers func([]string) []string) {
 }
 
 func (b *board) signIn(p int, instance string) {
-	b.change(p, func(w []string) []string { return append(slices.Clip(w), instance) })
+	b.change(p, func(w []string) []string {
+		b.begun[instance]++
+		return append(slices.Clip(w), instance)
+	})
 }
 
 func (b *board) signOut(p int, instance string) {
@@ -205,29 +209,50 @@ func TestAPausedOwnerStopsWhenItSeesItsSuccessor(t *testing.T) {
 	})
 	wire.thaw()
 	b.await("a and b, each its own", all(n, "a", "b"))
+	workers, _ := b.look()
+	own := 0
+	for _, w := range workers {
+		if w[0] == "a" {
+			own++
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.begun["a"] != n+own { // everything of its first term ended, and what it has now was begun anew
+		t.Errorf("a began %d times, want %d and again the %d it has", b.begun["a"], n, own)
+	}
 }
 
 func TestAStallOfNATSKillsNobody(t *testing.T) {
 	const n = 16
 	s, _ := startFabric(t, n)
-	wire := startProxy(t, s.URL())
+	first, second := startProxy(t, s.URL()), startProxy(t, s.URL())
 	b := newBoard(t)
-	b.join(wire.url(), "a", n)
-	b.join(wire.url(), "b", n)
+	b.join(first.url(), "a", n)
+	b.join(second.url(), "b", n)
 	b.await("a and b", all(n, "a", "b"))
 
-	wire.freeze()
-	_, changed := b.look()
-	select {
-	case <-changed:
-		t.Error("somebody stopped or began while NATS was away")
-	case <-time.After(3 * time.Second): // longer than it takes to declare somebody dead
-	}
-	wire.thaw()
+	first.freeze()
+	second.freeze()
+	b.quiet("while NATS was away", 3*time.Second) // longer than it takes to declare somebody dead
+	first.thaw()                                  // a hears its own heartbeats of 3 s before any of b
+	b.quiet("when NATS was back for one", 300*time.Millisecond)
+	second.thaw()
 	b.join(s.URL(), "c", n) // it is served only after both have noticed it
 	b.await("a, b and c", all(n, "a", "b", "c"))
 	if b.logged("taking over") || b.most > 1 {
 		t.Error("somebody was held for dead")
+	}
+}
+
+// quiet fails the test if anybody signs in or out within d.
+func (b *board) quiet(when string, d time.Duration) {
+	b.t.Helper()
+	_, changed := b.look()
+	select {
+	case <-changed:
+		b.t.Errorf("somebody stopped or began %s", when)
+	case <-time.After(d):
 	}
 }
 
@@ -286,12 +311,7 @@ func TestNobodyBeginsBeforeTheOldWorkHasReturned(t *testing.T) {
 	for range n {
 		<-told
 	}
-	_, changed := b.look()
-	select {
-	case <-changed:
-		t.Error("the successor began, although the work had not returned")
-	case <-time.After(3 * time.Second): // longer than it takes to declare somebody dead
-	}
+	b.quiet("before the work had returned", 3*time.Second) // longer than it takes to declare somebody dead
 	close(release)
 	if took := b.await("the successor alone", all(n, "successor")); took > time.Second {
 		t.Errorf("the hand-over took %s after the work returned", took)

@@ -149,8 +149,13 @@ func emptied(t *testing.T, js jetstream.JetStream, stream string) {
 		if err != nil {
 			return false, err.Error()
 		}
-		state := s.CachedInfo().State
-		return state.Msgs == 0, fmt.Sprintf("%d messages from %d on", state.Msgs, state.FirstSeq)
+		c, err := s.Consumer(ctx, fabric.CollectConsumer)
+		if err != nil {
+			return false, err.Error()
+		}
+		state, info := s.CachedInfo().State, c.CachedInfo()
+		return state.Msgs == 0, fmt.Sprintf("%d messages from %d to %d; the consumer's floor is %d, %d pending, %d unacknowledged",
+			state.Msgs, state.FirstSeq, state.LastSeq, info.AckFloor.Stream, info.NumPending, info.NumAckPending)
 	})
 }
 
@@ -159,14 +164,18 @@ func eventually(t *testing.T, what string, look func(context.Context) (bool, str
 	ctx := within(t, patience)
 	ticker := time.NewTicker(10 * time.Millisecond)
 	defer ticker.Stop()
+	last := "nothing seen"
 	for {
 		done, state := look(ctx)
 		if done {
 			return
 		}
+		if ctx.Err() == nil {
+			last = state
+		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("never: %s; at last: %s", what, state)
+			t.Fatalf("never: %s; at last: %s", what, last)
 		case <-ticker.C:
 		}
 	}
@@ -355,6 +364,26 @@ func TestMessagesThatAreGoneArePassedOver(t *testing.T) {
 	}
 }
 
+// A restart of the server can leave a message behind in the queue that its consumer holds for acknowledged.
+func TestMessagesBelowTheFloorAreRead(t *testing.T) {
+	_, js := startFabric(t, 1)
+	publish(t, js, 3)
+	if _, err := js.ResetConsumerToSequence(within(t, patience), fabric.InStream(0), fabric.CollectConsumer, 3); err != nil {
+		t.Fatal(err)
+	}
+	r := read(t, js, fabric.InStream(0), fabric.CollectConsumer, 0)
+	for want := range uint64(3) {
+		m := r.next(t)
+		if got := place(t, m).Stream; got != want+1 {
+			t.Fatalf("%d came, want %d", got, want+1)
+		}
+		if err := m.Ack(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	emptied(t, js, fabric.InStream(0))
+}
+
 func TestReadSurvivesRestarts(t *testing.T) {
 	const n = 3000
 	f := startRestartable(t, 1)
@@ -368,9 +397,10 @@ func TestReadSurvivesRestarts(t *testing.T) {
 	running.Go(func() { stage.run(ctx, r.out) })
 	for range 2 {
 		publish(t, publisher, n)
+		before := publisher.Conn().Stats().Reconnects
 		f.restart()
-		eventually(t, "the publisher is connected", func(context.Context) (bool, string) {
-			return publisher.Conn().IsConnected(), publisher.Conn().Status().String()
+		eventually(t, "the publisher is connected again", func(context.Context) (bool, string) {
+			return publisher.Conn().Stats().Reconnects > before, publisher.Conn().Status().String()
 		})
 	}
 	begin := time.Now()
@@ -378,6 +408,9 @@ func TestReadSurvivesRestarts(t *testing.T) {
 	stage.await()
 	t.Logf("all there %s after the second restart, %d deliveries of %d", time.Since(begin), stage.seen, 3*n)
 	emptied(t, publisher, fabric.InStream(0))
+	if took := time.Since(begin); took > 15*time.Second {
+		t.Errorf("lost acknowledgements kept messages for %s", took)
+	}
 }
 
 func TestReadWaitsForASlowStage(t *testing.T) {
@@ -408,10 +441,14 @@ func TestAnUnacknowledgedMessageComesAgainInOrder(t *testing.T) {
 	}
 	publish(t, js, 5)
 	r := read(t, js, fabric.InStream(0), fabric.CollectConsumer, 0)
-	for _, want := range []uint64{1, 2, 3, 4, 5, 3, 4, 5} {
+	for i, want := range []uint64{1, 2, 3, 4, 5, 3, 4, 5} {
 		m := r.next(t)
-		if got := place(t, m).Stream; got != want {
-			t.Fatalf("%d came, want %d", got, want)
+		got := place(t, m)
+		if got.Stream != want {
+			t.Fatalf("%d came, want %d", got.Stream, want)
+		}
+		if again := i >= 5; again && got.Consumer != uint64(i-4) {
+			t.Errorf("message %d came as delivery %d: the consumer was not reset", want, got.Consumer)
 		}
 		if want <= 2 {
 			if err := m.Ack(); err != nil {
@@ -444,8 +481,7 @@ func BenchmarkRead(b *testing.B) {
 	b.ResetTimer()
 	r := read(b, reading, fabric.InStream(0), fabric.CollectConsumer, 500)
 	for range b.N {
-		m := r.next(b)
-		if err := m.Ack(); err != nil {
+		if err := (<-r.out).Ack(); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -8,5 +8,5 @@
 // Read takes deliveries of one consumer only as long as their consumer sequences are dense, and resets the consumer
 // when they are not.
 //
-// What both do under failure is tested in shared/embed, against real servers.
+// What both do under failure is tested in shared/embed, against real servers; here only what needs none.
 package partition

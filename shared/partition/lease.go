@@ -21,13 +21,10 @@ func (o *owner) apply(ctx context.Context, c change) {
 		for p := range o.leases {
 			o.leases[p].holder, o.leases[p].revision = "", 0
 		}
-		o.synced = false
+		o.synced, o.await = false, o.beat+1
 		o.send()
 	case c.instance == "":
-		if c.partition < len(o.leases) {
-			o.leases[c.partition].holder, o.leases[c.partition].revision = c.value, c.revision
-			o.step(ctx, c.partition)
-		}
+		o.lease(ctx, c)
 	case c.instance == o.Instance:
 		o.own(ctx, c)
 	default:
@@ -35,12 +32,27 @@ func (o *owner) apply(ctx context.Context, c change) {
 	}
 }
 
-// own takes in an own heartbeat: the clock by which the others are judged.
-func (o *owner) own(ctx context.Context, c change) {
-	if n, _ := parseHeartbeat(c.value); n != o.beat || o.returned {
+// lease takes in who has a partition now. A holder whose heartbeat was never seen counts as alive until it has been
+// silent for long enough: the bucket keeps only the last heartbeat, and one that was replaced while the watch opened
+// is told only with the next.
+func (o *owner) lease(ctx context.Context, c change) {
+	if c.partition >= len(o.leases) {
 		return
 	}
-	o.returned, o.synced = true, true
+	o.leases[c.partition].holder, o.leases[c.partition].revision = c.value, c.revision
+	if c.value != "" && c.value != o.Instance && o.peers[c.value] == nil {
+		o.peers[c.value] = &peer{}
+	}
+	o.step(ctx, c.partition)
+}
+
+// own takes in an own heartbeat: the clock by which the others are judged. One counts only if it was sent after the
+// last one that counted came back: the heartbeats of a stall of NATS all come back at once, before those of the others.
+func (o *owner) own(ctx context.Context, c change) {
+	if n, _ := parseHeartbeat(c.value); n < o.await {
+		return
+	}
+	o.synced, o.await = true, o.beat+1
 	for _, p := range o.peers {
 		p.missed++
 	}
@@ -122,8 +134,7 @@ func score(p int, instance string) uint64 {
 	return x ^ x>>31
 }
 
-// vacant says whether a lease may be taken: nobody has it, or somebody who is dead, or who has not been heard of for
-// as long as NATS keeps heartbeats.
+// vacant says whether a lease may be taken: nobody has it, or somebody who is dead or has left.
 func (o *owner) vacant(holder string) bool {
 	p, known := o.peers[holder]
 	return holder == "" || !known || !p.alive()

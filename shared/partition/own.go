@@ -93,9 +93,8 @@ type owner struct {
 	synced  bool             // leases and peers are what the bucket says
 	leaving bool             // ctx has ended
 
-	beat     uint64    // number of the heartbeat sent last
-	returned bool      // it has come back
-	sent     time.Time // when it was sent
+	beat  uint64 // number of the heartbeat sent last
+	await uint64 // number of the one that counts as time when it comes back
 
 	ended   chan ended
 	working int // terms that have not ended
@@ -137,7 +136,7 @@ func (o *owner) run(ctx context.Context, changes <-chan change) {
 			o.leaving = true // the work ends by itself: its contexts are children of ctx
 			o.send()
 		case <-ticker.C:
-			o.tick()
+			o.send()
 		case c := <-changes:
 			o.apply(ctx, c)
 		case e := <-o.ended:
@@ -148,18 +147,12 @@ func (o *owner) run(ctx context.Context, changes <-chan change) {
 	o.leave()
 }
 
-// tick sends the next heartbeat once the last one has come back: after a stall of NATS, a burst of own heartbeats
-// must not count as time that passed. One that does not come back is lost, and sent again.
-func (o *owner) tick() {
-	if o.js.Conn().IsConnected() && (o.returned || time.Since(o.sent) > silence*o.Beat) {
-		o.send()
-	}
-}
-
 // send publishes a heartbeat. Its answer is that it comes back through the watch.
 func (o *owner) send() {
+	if !o.js.Conn().IsConnected() {
+		return // the client library would keep it and send all of them at once when it is connected again
+	}
 	o.beat++
-	o.returned, o.sent = false, time.Now()
 	o.publish(fabric.AliveKey(o.Stage, o.Instance), heartbeat(o.beat, o.leaving), nats.Header{jetstream.MsgTTLHeader: {keep.String()}})
 }
 

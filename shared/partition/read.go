@@ -66,10 +66,8 @@ func readOnce(ctx context.Context, js jetstream.JetStream, from, name string, ou
 	if err != nil {
 		return false, fmt.Errorf("look up the consumer: %w", err)
 	}
-	// The reset forgets what was delivered and numbers deliveries from 1 again, beginning with the first message that
-	// is not acknowledged. Pulls of others stay; so the first delivery that is seen here must be number 1.
-	if _, err := stream.ResetConsumer(opening, name); err != nil {
-		return false, fmt.Errorf("reset the consumer: %w", err)
+	if err := reset(opening, stream, name); err != nil {
+		return false, err
 	}
 	last := uint64(0) // stream sequence of the message forwarded last
 	err = follow(ctx, js.Conn(), consumer, func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
@@ -85,6 +83,23 @@ func readOnce(ctx context.Context, js jetstream.JetStream, from, name string, ou
 		}
 	})
 	return forwarded, err
+}
+
+// reset makes the server forget what was delivered and number deliveries from 1 again, beginning with the first message
+// that is not acknowledged. Pulls of others stay; so the first delivery that is seen afterwards must be number 1.
+//
+// In a work queue that is the first message there is: a restart of the server can leave one behind that the consumer
+// holds for acknowledged (seen after 3 of 28 restarts under load); below the consumer's floor it would stay for ever.
+func reset(ctx context.Context, stream jetstream.Stream, name string) (err error) {
+	if info := stream.CachedInfo(); info.Config.Retention == jetstream.WorkQueuePolicy {
+		_, err = stream.ResetConsumerToSequence(ctx, name, max(info.State.FirstSeq, 1))
+	} else {
+		_, err = stream.ResetConsumer(ctx, name)
+	}
+	if err != nil {
+		return fmt.Errorf("reset the consumer: %w", err)
+	}
+	return nil
 }
 
 // next says whether a delivery is the next message of the stream. Dense consumer sequences do not prove that: when
