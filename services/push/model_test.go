@@ -165,13 +165,6 @@ func (m *model) readsOf(to subject.Address) int {
 	return n
 }
 
-// cursor is where the archive has a device.
-func (m *model) cursor(user, device string, to subject.Address) uint64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.cursors[cursorKey{user: subject.UserAddress("default", user), device: device, to: to}]
-}
-
 func (m *model) set(fn func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

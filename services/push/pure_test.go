@@ -25,7 +25,7 @@ var (
 	all   = subject.Address{Tenant: "default", Kind: subject.All}
 )
 
-// object is any object of a push node, with its bytes.
+// wire is any object of a push node, with its bytes.
 type wire struct {
 	T     string             `json:"t"`
 	Ch    string             `json:"ch"`

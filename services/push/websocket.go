@@ -278,14 +278,14 @@ func (sock *socket) Write(objects [][]byte) error {
 			}
 		}
 		joined.Write(o)
-		if i == len(objects)-1 || joined.Len()+len(objects[i+1]) >= writeMost {
-			if err := sock.conn.WriteMessage(websocket.TextMessage, joined.Bytes()); err != nil {
-				return err
-			}
-			joined.Reset()
+		if rest := objects[i+1:]; len(rest) > 0 && joined.Len()+len(rest[0]) < writeMost {
+			joined.WriteByte('\n')
 			continue
 		}
-		joined.WriteByte('\n')
+		if err := sock.conn.WriteMessage(websocket.TextMessage, joined.Bytes()); err != nil {
+			return err
+		}
+		joined.Reset()
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package push
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/weftpush/weft/shared/problem"
 	"github.com/weftpush/weft/shared/protocol"
 	"github.com/weftpush/weft/shared/route"
+	"github.com/weftpush/weft/shared/service"
 	"github.com/weftpush/weft/shared/subject"
 )
 
@@ -175,22 +177,18 @@ func TestAcknowledgementsSurviveTheEndOfTheNode(t *testing.T) {
 // TestAcknowledgementsWaitForNATS: what could not be handed over is handed over later.
 func TestAcknowledgementsWaitForNATS(t *testing.T) {
 	w := newWorld(t)
-	n := w.node()
+	said := new(ear)
+	n := w.node(func(n *Service) { n.faults = service.NewFaults(slog.New(slog.NewTextHandler(said, nil))) })
 	d := n.device(t, "alice", "phone")
 	w.push(alice, "1", "2")
 	d.wants("", 1, 2)
 	must(t, w.js.DeleteStream(t.Context(), "WEFT_ACK"))
 	d.ack("", 1)
 	d.quiet()
-	eventually(t, "a batch came back", func() bool {
-		n.acks.mu.Lock()
-		defer n.acks.mu.Unlock()
-		return n.acks.own[cursorKey{alice, "phone", alice}] == 1
-	})
-	d.ack("", 2)
+	eventually(t, "a batch came back", func() bool { return said.has("hand acknowledgements over") })
 	_, err := w.js.CreateStream(t.Context(), ackStream())
 	must(t, err)
-	eventually(t, "the cursor is on WEFT_ACK", func() bool { return w.acked()["alice/phone/default.user.alice"] == 2 })
+	eventually(t, "the cursor is on WEFT_ACK", func() bool { return w.acked()["alice/phone/default.user.alice"] == 1 })
 }
 
 // TestRedisIsFlushed: the node registers again by itself.

@@ -228,7 +228,7 @@ func TestAStuckClientIsClosedOnce(t *testing.T) {
 func TestAcknowledgementsAfterTheEndWriteNothing(t *testing.T) {
 	alone(t, 1024, func(b *bench, s *session, p *paper) {
 		b.send(alice, `"`+strings.Repeat("x", 900)+`"`)
-		b.send(alice, `"`+strings.Repeat("x", 200)+`"`) // held
+		b.send(alice, `"`+strings.Repeat("x", 100)+`"`) // held
 		b.settle()
 		s.finish(protocol.CloseReplaced, nil)
 		b.settle()
@@ -254,5 +254,41 @@ func TestAClientThatReadsNoAnswersIsClosed(t *testing.T) {
 		close(p.stuck)
 		b.settle()
 		ended(t, p, protocol.CloseSlow, problem.TooSlow)
+	})
+}
+
+// TestAGapThatBeganEarlierIsCut: it covers exactly what was not sent.
+func TestAGapThatBeganEarlierIsCut(t *testing.T) {
+	alone(t, 4096, func(b *bench, s *session, p *paper) {
+		b.send(alice, "1")
+		b.send(alice, "2")
+		b.node.hub.deliver(alice, gapItem(alice, 1, 5, message.WhyDeleted))
+		b.settle()
+		got := p.take()
+		if last := got[len(got)-1]; last.T != protocol.TGap || last.From != 3 || last.To != 5 || last.Why != message.WhyDeleted {
+			t.Errorf("%s came; want a gap from 3 to 5, deleted", last.raw)
+		}
+	})
+}
+
+// TestAnAcknowledgementDoesNotCostARead: a client with a full window that acknowledges each message by itself.
+func TestAnAcknowledgementDoesNotCostARead(t *testing.T) {
+	alone(t, 4096, func(b *bench, s *session, p *paper) {
+		const messages = 300
+		for range messages {
+			b.archive.add(alice, `"`+strings.Repeat("x", 100)+`"`, 0)
+		}
+		b.node.hub.observe(alice, messages)
+		for seq := uint64(1); seq <= messages; seq++ {
+			b.fill()
+			must(t, s.ack("", seq))
+			b.settle()
+		}
+		if got := len(seqs(p.take(), "")); got != messages {
+			t.Errorf("%d messages came; want %d", got, messages)
+		}
+		if reads := b.archive.readsOf(alice); reads > messages/5 {
+			t.Errorf("%d messages took %d reads", messages, reads)
+		}
 	})
 }

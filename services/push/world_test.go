@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -123,13 +124,14 @@ func token(user string, change ...func(*identity.Identity)) string {
 	return string(b)
 }
 
-// node is a running node; stop ends it and waits for it.
+// running is a node that runs; stop ends it and waits for it.
 type running struct {
 	*Service
 	stop func()
 	nc   *nats.Conn
 }
 
+// node starts a node and waits until it is ready; what change changes has not been used yet.
 func (w *world) node(change ...func(*Service)) *running {
 	w.t.Helper()
 	cfg := DefaultConfig()
@@ -426,4 +428,22 @@ func (w *world) follow(n *running, name string, messages uint64) error {
 		_ = d.conn.Close()
 	}
 	return nil
+}
+
+// ear keeps what is logged.
+type ear struct {
+	mu   sync.Mutex // protects text
+	text strings.Builder
+}
+
+func (e *ear) Write(line []byte) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.text.Write(line)
+}
+
+func (e *ear) has(what string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return strings.Contains(e.text.String(), what)
 }
