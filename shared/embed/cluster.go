@@ -49,22 +49,15 @@ func Cluster(dir string, partitions int) ([]*Server, error) {
 	return servers, nil
 }
 
-// elected waits until each server is current with one leader.
+// elected waits until there is a leader that knows all servers to be there.
 func elected(servers []*Server) error {
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
 	for deadline := time.Now().Add(startWait); time.Now().Before(deadline); <-look.C {
-		leaders, current := 0, 0
 		for _, s := range servers {
-			if s.server.JetStreamIsLeader() {
-				leaders++
+			if s.server.JetStreamIsLeader() && len(s.server.JetStreamClusterPeers()) == len(servers) {
+				return nil
 			}
-			if s.server.JetStreamIsCurrent() {
-				current++
-			}
-		}
-		if leaders == 1 && current == len(servers) {
-			return nil
 		}
 	}
 	return errors.New("no JetStream leader was elected")

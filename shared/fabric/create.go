@@ -57,7 +57,11 @@ func Create(ctx context.Context, js jetstream.JetStream, f Facts, o Options) err
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	if _, err := js.CreateOrUpdateKeyValue(ctx, Owners(f, o)); err != nil {
+	_, err := js.CreateKeyValue(ctx, Owners(f, o))
+	if errors.Is(err, jetstream.ErrBucketExists) {
+		_, err = js.UpdateKeyValue(ctx, Owners(f, o))
+	}
+	if err != nil {
 		return fmt.Errorf("create the bucket %s: %w", OwnersBucket, err)
 	}
 	return nil
@@ -83,8 +87,13 @@ func claim(ctx context.Context, js jetstream.JetStream, f Facts, o Options) erro
 	return nil
 }
 
+// create makes the stream and its consumer. It updates only a stream that differs: nats-server 2.15.2 has a data race
+// between the update of a stream and the creation of its consumer, which other collects may be at.
 func (s Stream) create(ctx context.Context, js jetstream.JetStream) error {
-	stream, err := js.CreateOrUpdateStream(ctx, s.Config)
+	stream, err := js.CreateStream(ctx, s.Config)
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		stream, err = js.UpdateStream(ctx, s.Config)
+	}
 	if err != nil {
 		return fmt.Errorf("create the stream %s: %w", s.Config.Name, err)
 	}
