@@ -2,10 +2,9 @@ package embed
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"time"
-
-	"log/slog"
 
 	"github.com/nats-io/nats-server/v2/server"
 

@@ -199,8 +199,8 @@ func TestTableOfSubjects(t *testing.T) {
 		}
 		call := reflect.ValueOf(b.build)
 		var arguments []reflect.Value
-		for i := range call.Type().NumIn() {
-			arguments = append(arguments, argument(call.Type().In(i), b.strings))
+		for parameter := range call.Type().Ins() {
+			arguments = append(arguments, argument(parameter, b.strings))
 		}
 		pattern := placeholders.Replace(call.Call(arguments)[0].String())
 		defined = append(defined, ticks(pattern)+" "+ticks(f.Name.Name))

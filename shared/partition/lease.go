@@ -192,10 +192,10 @@ func (o *owner) finish(e ended) {
 		o.Log.Debug("partition ended", "stage", o.Stage, "partition", e.partition)
 		return
 	}
-	if time.Since(l.begun) > restMax {
+	if time.Since(l.begun) > longRest {
 		l.rest = 0
 	}
-	l.rest = min(max(2*l.rest, restMin), restMax)
+	l.rest = min(max(2*l.rest, shortRest), longRest)
 	l.until = time.Now().Add(l.rest)
-	o.Log.Warn("partition given up", "stage", o.Stage, "partition", e.partition, "err", e.err, "again in", l.rest)
+	o.Log.Warn("partition given up", "stage", o.Stage, "partition", e.partition, "err", e.err, "rest", l.rest)
 }

@@ -22,9 +22,9 @@ const (
 	silence = 4
 	// keep is how long NATS keeps the last heartbeat of an instance.
 	keep = time.Minute
-	// restMin and restMax bound how long a partition rests after its work failed; the rest doubles each time.
-	restMin = time.Second
-	restMax = 15 * time.Second
+	// shortRest and longRest bound how long a partition rests after its work failed; the rest doubles each time.
+	shortRest = time.Second
+	longRest  = 15 * time.Second
 	// farewell bounds how long a stopping instance waits for NATS to have its last words.
 	farewell = time.Second
 )
