@@ -62,7 +62,7 @@ type keeper struct {
 
 func (k *keeper) round(ctx context.Context) {
 	lost, err := k.table.Renew(ctx, k.id, leaseTTL)
-	if !k.ready {
+	if !k.ready && k.subscribed(ctx) {
 		k.ready = true
 		close(k.Service.ready) // without Redis as well: dispatch asks all nodes then
 	}
@@ -78,6 +78,13 @@ func (k *keeper) round(ctx context.Context) {
 		k.faults.Note("renew the lease", err)
 	}
 	k.sweepArchive(ctx, due)
+}
+
+// subscribed says whether the server has seen the node's subscriptions.
+func (k *keeper) subscribed(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	return k.nc.FlushWithContext(ctx) == nil
 }
 
 // forgetRoutes notes that no route is in Redis any more.

@@ -259,7 +259,7 @@ func TestAClientThatReadsNoAnswersIsClosed(t *testing.T) {
 
 // TestAGapThatBeganEarlierIsCut: it covers exactly what was not sent.
 func TestAGapThatBeganEarlierIsCut(t *testing.T) {
-	alone(t, 4096, func(b *bench, s *session, p *paper) {
+	alone(t, 4096, func(b *bench, _ *session, p *paper) {
 		b.send(alice, "1")
 		b.send(alice, "2")
 		b.node.hub.deliver(alice, gapItem(alice, 1, 5, message.WhyDeleted))
