@@ -3,9 +3,11 @@ package collect
 import (
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/nats-io/nats.go"
@@ -166,49 +168,54 @@ func TestPostArray(t *testing.T) {
 	}
 }
 
-// What stands behind a message that was not archived is not archived either: sent again, it keeps its place.
-func TestPostArrayKeepsItsOrderWhenTheArchiveComesBack(t *testing.T) {
+// What stands behind a message that may not have been archived is not tried: sent again, both keep their places.
+func TestPostArrayStopsWhereTheArchiveDoes(t *testing.T) {
+	w := newWorld(t)
+	s, err := New(DefaultConfig(), w.nc, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.archive = w.archive
+	var asked atomic.Int32
+	owner, err := w.nc.Subscribe(subject.Collect(0), func(m *nats.Msg) {
+		if asked.Add(1) == 2 {
+			_ = m.RespondMsg(rpc.Refusal(problem.New(problem.Unavailable, "for a moment")))
+			return
+		}
+		_ = m.Respond([]byte(`{"id":"x","to":"user:alice","seq":1,"state":"archived"}`))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = owner.Unsubscribe() })
+	who := &identity.Identity{Tenant: "default", Publish: []string{"*"}}
+	one := `{"to":"user:alice","data":1}`
+	answers, err := s.takePosts(t.Context(), who, []byte("["+strings.Join([]string{one, one, one, one}, ",")+"]"))
+	if err != nil || len(answers) != 4 {
+		t.Fatalf("%v, %v", answers, err)
+	}
+	if asked.Load() != 2 || answers[0].Receipt == nil || answers[0].Error != nil {
+		t.Errorf("the owner was asked %d times; %+v", asked.Load(), answers[0])
+	}
+	for _, a := range answers[1:] {
+		if a.Receipt != nil || a.Error == nil || !a.Error.Retry {
+			t.Errorf("%+v", a)
+		}
+	}
+}
+
+func TestPostWithoutArchive(t *testing.T) {
 	d := newDoor(t)
 	up := d.archive.down()
 	status, h, body := d.post("good", `{"to":"user:alice","id":"0","data":0}`)
 	if p := decode[problem.Problem](t, body); status != http.StatusServiceUnavailable || h.Get("Retry-After") == "" || !p.Retry {
 		t.Errorf("%d %v %s", status, h, body)
 	}
-	all := `[{"to":"user:alice","id":"1","data":1},{"to":"user:alice","id":"2","data":2},{"to":"user:alice","id":"3","data":3}]`
-	// The archive comes back while the array is worked on: after the first message has failed.
-	answered := make(chan struct{})
-	sub, err := d.nc.Subscribe("_INBOX.>", func(m *nats.Msg) {
-		if strings.Contains(string(m.Data), string(problem.Unavailable)) {
-			select {
-			case <-answered:
-			default:
-				up()
-				close(answered)
-			}
-		}
+	up()
+	d.eventually("archived", func() bool {
+		status, _, _ := d.post("good", `{"to":"user:alice","id":"0","data":0}`)
+		return status == http.StatusOK
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = sub.Unsubscribe() })
-	if err := d.nc.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	status, _, body = d.post("good", all)
-	if n := strings.Count(string(body), string(problem.Unavailable)); status != http.StatusOK || n != 3 {
-		t.Errorf("%d %s", status, body)
-	}
-	<-answered
-	d.eventually("all archived", func() bool {
-		_, _, body = d.post("good", all)
-		return !strings.Contains(string(body), string(problem.Unavailable))
-	})
-	page := d.logged(5)[1:]
-	for i, m := range page {
-		if want := string(rune('0' + i)); string(m.Payload) != want {
-			t.Errorf("place %d has %s", i, m.Payload)
-		}
-	}
 }
 
 // When every place is taken a POST waits for its turn, and is told to come back when none is given up.

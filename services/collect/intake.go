@@ -93,7 +93,7 @@ func streamID(stream string, seq uint64, at time.Time) string {
 	h := sha256.New()
 	h.Write([]byte(stream))
 	h.Write(binary.BigEndian.AppendUint64(nil, seq))
-	h.Write(binary.BigEndian.AppendUint64(nil, uint64(at.UnixNano()))) //nolint:gosec // a hash's input
+	h.Write(binary.BigEndian.AppendUint64(nil, uint64(at.UnixNano())))
 	var id ulid.ULID
 	_ = id.SetTime(ulid.Timestamp(at)) // fails after the year 10889
 	_ = id.SetEntropy(h.Sum(nil)[:10]) // fails for another length

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/weftpush/weft/services/collect/archive"
 	"github.com/weftpush/weft/shared/fabric"
 	"github.com/weftpush/weft/shared/history"
@@ -180,7 +182,7 @@ func TestAcknowledgeLast(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.publish(subject.In(alice), `{`)
-		w.eventually("seen that quarantine refuses", func() bool { return r.log.has("failed to quarantine") })
+		w.eventually("seen that quarantine refuses", func() bool { return r.log.has("quarantine") })
 		if n := w.count(fabric.InStream(0)); n != 1 {
 			t.Errorf("%d messages left in the stream", n)
 		}
@@ -243,6 +245,34 @@ func TestArchiveFailsAfterStoring(t *testing.T) {
 	w.drained()
 	if m := w.archived(subject.Publish(alice), `3`); m.Seq != 4 {
 		t.Errorf("sequence %d", m.Seq)
+	}
+}
+
+// A request whose batch fails again and again is answered once.
+func TestOneAnswer(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.archived(subject.Publish(alice), `0`)
+	fails := 3
+	w.archive.disturb(func(context.Context) error {
+		if fails--; fails >= 0 {
+			return errors.New("the archive is down")
+		}
+		return nil
+	}, nil)
+	answers, err := w.nc.SubscribeSync(w.nc.NewRespInbox())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &message.Message{To: alice, ID: "x", Payload: []byte("1")}
+	request := &nats.Msg{Subject: subject.Collect(0), Reply: answers.Subject, Data: message.AppendEntry(nil, alice, message.Entry{Message: m})}
+	if err := w.nc.PublishMsg(request); err != nil {
+		t.Fatal(err)
+	}
+	w.logged(2) // what was refused may have been stored, so it goes on
+	w.archived(subject.Publish(alice), `2`)
+	if n, _, err := answers.Pending(); n != 1 || err != nil {
+		t.Errorf("%d answers, %v", n, err)
 	}
 }
 
@@ -386,10 +416,12 @@ func TestNothingHidden(t *testing.T) {
 	w.drained()
 	w.archived(subject.Publish(alice), `3`)
 	w.drained()
+	ctx, cancel := context.WithTimeout(t.Context(), patience) // an answer that is too large never comes
+	defer cancel()
 	var next uint64 = 1
 	pages := 0
 	for ; next <= 3002; pages++ {
-		page, err := history.Read(t.Context(), w.nc, alice, next-1, 0, 1<<20)
+		page, err := history.Read(ctx, w.nc, alice, next-1, 0, 1<<20)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -32,8 +32,6 @@ const (
 	prefixedBytes = 48 << 10
 	// detailMost is the most bytes of the sentence, which can quote what was wrong.
 	detailMost = 1024
-	// idMost is the longest id that a receipt repeats, in bytes; it is beyond every legal one.
-	idMost = 512
 )
 
 // quarantine puts aside what came through the stream door and can't be archived, and sends a receipt for each. Both
@@ -57,9 +55,12 @@ func (t *term) quarantine(ctx context.Context, batch []intake) error {
 func (t *term) setAside(ctx context.Context, in *intake) error {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	tokens := in.tokens()
+	tokens, id := in.tokens(), in.place
+	if in.message != nil {
+		id = in.message.ID
+	}
 	receipt, err := json.Marshal(message.Receipt{
-		ID: in.id(), To: named(tokens, in.delivery.Subject()), State: message.StateQuarantined, At: time.Now().UnixMilli(),
+		ID: id, To: named(tokens, in.delivery.Subject()), State: message.StateQuarantined, At: time.Now().UnixMilli(),
 		Reason: in.refusal.Code, Message: cut(in.refusal.Message, detailMost),
 	})
 	if err != nil {
@@ -84,14 +85,6 @@ func (in *intake) tokens() string {
 		return to.Tokens()
 	}
 	return subject.Unaddressed(rest)
-}
-
-// id is what the receipt names a delivery by: its own id, if it is fit to be repeated.
-func (in *intake) id() string {
-	if in.message == nil || len(in.message.ID) > idMost {
-		return in.place
-	}
-	return in.message.ID
 }
 
 // asQuarantined is a delivery as it lies in quarantine, with every byte that it came with.

@@ -48,10 +48,10 @@ func TestQuarantine(t *testing.T) {
 		{"foreign tenant", "weft.in.a%b.user.x", "1", nil, "default.unaddressed", problem.BadEncoding, subject.Encode("a%b"), ""},
 		{"bad TTL", "weft.in.default.user.alice", "1", []string{"weft-ttl", "soon"}, "default.user.alice", problem.BadHeader, "soon", "Weft-TTL"},
 		{"collapse", "weft.in.default.user.alice", "1", []string{"Weft-Collapse", "x"}, "default.user.alice", problem.Unsupported, "Weft-Collapse", "Weft-Collapse"},
-		{"long TTL", "weft.in.default.user.alice", "1", []string{"Weft-TTL", strings.Repeat("\x01", 60<<10)}, "default.user.alice", problem.BadHeader, "TTL", "Weft-TTL"},
+		{"long TTL", "weft.in.default.user.alice", "1", []string{"Weft-TTL", strings.Repeat("\x01", 64<<10-100)}, "default.user.alice", problem.BadHeader, "TTL", "Weft-TTL"},
 		{"huge message id", "weft.in.default.user.alice", "1", []string{"Weft-Id", strings.Repeat("\x01", 63<<10)}, "default.user.alice", problem.BadHeader, "Weft-Id", "Weft-Id"},
 		{"headers of JetStream", "weft.in.default.user.alice", "{", []string{"Nats-Msg-Id", "x", "Weft-Reason", "mine", "A", "1", "A", "2"}, "default.user.alice", problem.BadJSON, "JSON", ""},
-		{"many headers", "weft.in.default.user.alice", strings.Repeat("x", 900<<10), heavy, "default.user.alice", problem.BadHeader, "TTL", "Weft-TTL"},
+		{"many headers", "weft.in.default.user.alice", strings.Repeat("x", 984<<10), heavy, "default.user.alice", problem.BadHeader, "TTL", "Weft-TTL"},
 		{"the server's most", "weft.in.default.user.alice", strings.Repeat("x", 1<<20-16<<10), nil, "default.user.alice", problem.TooLarge, "bytes", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -27,6 +27,8 @@ const (
 	batchBytes = 1 << 20
 	// doorQueue is how many requests may wait for the owner's loop.
 	doorQueue = 4096
+	// doorClose is how long the request door of a term that has ended waits for what is on its way.
+	doorClose = time.Second
 	// publishTimeout is how long the log may take to take a batch.
 	publishTimeout = 5 * time.Second
 	// lookBack is how far before the log's last message the archive is published again at the start of a term: what
@@ -70,9 +72,23 @@ func (s *Service) own(ctx context.Context, p int) error {
 	})
 	group.Go(func() error { return t.run(ctx) })
 	group.Go(func() error { return t.purge(ctx) })
-	err = errors.Join(group.Wait(), sub.Unsubscribe())
-	t.refuseWaiting() // after Unsubscribe nothing comes any more
+	err = group.Wait()
+	t.closeDoor(sub)
 	return err
+}
+
+// closeDoor ends the term's subscription. Requests that are on their way to it are refused, not left to a time-out.
+func (t *term) closeDoor(sub *nats.Subscription) {
+	closed := sub.StatusChanged(nats.SubscriptionClosed)
+	if err := sub.Drain(); err != nil {
+		return // the connection is closed: nobody can be answered
+	}
+	select {
+	case <-closed: // the server has sent what there was
+	case <-time.After(doorClose):
+		_ = sub.Unsubscribe() // NATS is away; the requests are lost with it
+	}
+	t.refuseWaiting()
 }
 
 // run is the term's loop: publish again what the last owner may have left, then a batch after the other.

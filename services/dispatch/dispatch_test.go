@@ -219,6 +219,7 @@ type fake struct {
 	orders []node.Op
 	dumb   bool            // it answers nothing
 	hold   <-chan struct{} // frames are answered when it is closed
+	forget bool            // frames are not written down
 }
 
 // node starts a node that listens; with a lease if it is leased, and the routes of the addresses.
@@ -262,7 +263,9 @@ func (n *fake) frame(m *nats.Msg) {
 		n.w.t.Error(err)
 	}
 	n.mu.Lock()
-	n.frames = append(n.frames, entries)
+	if !n.forget {
+		n.frames = append(n.frames, entries)
+	}
 	dumb, hold := n.dumb, n.hold
 	n.mu.Unlock()
 	if hold != nil {
