@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -138,7 +137,7 @@ func (s *Service) openArchive(ctx context.Context) (archive.Archive, error) {
 		if err == nil {
 			return a, nil
 		}
-		if errors.Is(err, archive.ErrPartitions) || errors.Is(err, errScheme) || ctx.Err() != nil {
+		if errors.Is(err, archive.ErrPartitions) || errors.Is(err, archive.ErrAddress) || ctx.Err() != nil {
 			return nil, fmt.Errorf("collect: -archive: %w", err)
 		}
 		s.faults.Note("open the archive", err)
@@ -148,21 +147,15 @@ func (s *Service) openArchive(ctx context.Context) (archive.Archive, error) {
 	}
 }
 
-var errScheme = errors.New("an archive is mongodb://host/database or sqlite:path")
-
 // Open opens the archive that address names: mongodb://host/database (weft, if none is named) or sqlite:path.
 func Open(ctx context.Context, address string, facts archive.Facts) (archive.Archive, error) {
 	if path, ok := strings.CutPrefix(address, "sqlite:"); ok && path != "" {
 		return sqlite.Open(ctx, path, facts)
 	}
 	if strings.HasPrefix(address, "mongodb://") || strings.HasPrefix(address, "mongodb+srv://") {
-		database := "weft"
-		if u, err := url.Parse(address); err == nil && len(u.Path) > 1 {
-			database = u.Path[1:]
-		}
-		return mongodb.Open(ctx, address, database, facts)
+		return mongodb.Open(ctx, address, "", facts)
 	}
-	return nil, errScheme
+	return nil, archive.ErrAddress
 }
 
 // createFabric makes the streams, waiting for JetStream if it does not answer yet.

@@ -3,6 +3,7 @@ package collect
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -33,7 +34,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // patience bounds every wait of these tests; nothing takes that long unless it is broken.
 const patience = 20 * time.Second
 
-var alice = subject.UserAddress("default", "alice") //nolint:gochecknoglobals // a constant of these tests
+var alice = subject.UserAddress("default", "alice")
 
 // world is a fabric of one partition, with servers of its own, in which collects run.
 type world struct {
@@ -305,7 +306,7 @@ func (w *world) count(stream string) int {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return int(s.CachedInfo().State.Msgs) //nolint:gosec // a few
+	return int(s.CachedInfo().State.Msgs)
 }
 
 // logged waits until the log holds n messages and returns them.
@@ -367,5 +368,14 @@ func (w *world) fillLog() (free func()) {
 	w.setLog(func(c *jetstream.StreamConfig) { c.MaxMsgSize, c.Discard = 1, jetstream.DiscardNew })
 	return func() {
 		w.setLog(func(c *jetstream.StreamConfig) { c.MaxMsgSize, c.Discard = -1, jetstream.DiscardOld })
+	}
+}
+
+// TestAnAddressThatNamesNoArchiveEndsTheStart: waiting for it would be for ever.
+func TestAnAddressThatNamesNoArchiveEndsTheStart(t *testing.T) {
+	for _, address := range []string{"", "weft.db", "sqlite:", "postgres://127.0.0.1/weft", "mongodb://", "mongodb://127.0.0.1:port/weft"} {
+		if a, err := Open(t.Context(), address, archive.Facts{Partitions: 1}); !errors.Is(err, archive.ErrAddress) {
+			t.Errorf("%q: %v, %v", address, a, err)
+		}
 	}
 }

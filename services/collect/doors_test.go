@@ -206,7 +206,8 @@ func TestStreamDoorGivesAnIDThatRedeliveriesRepeat(t *testing.T) {
 	}
 	r.stop()
 	at := time.UnixMilli(log[0].At)
-	if streamID("WEFT_IN_0", 7, at) != streamID("WEFT_IN_0", 7, at) || streamID("WEFT_IN_0", 7, at) == streamID("WEFT_IN_0", 7, at.Add(1)) {
+	once, again, later := streamID("WEFT_IN_0", 7, at), streamID("WEFT_IN_0", 7, at), streamID("WEFT_IN_0", 7, at.Add(1))
+	if once != again || once == later {
 		t.Error("the id is not one of place and time")
 	}
 }

@@ -59,7 +59,7 @@ func (s *Service) httpDoor(serving context.Context) http.Handler {
 		ctx, cancel := context.WithCancel(r.Context())
 		defer cancel()
 		defer context.AfterFunc(serving, cancel)()
-		answer, err := s.takePost(ctx, w, r)
+		answer, err := s.takePost(ctx, w, r) //nolint:contextcheck // it is the request's, ended early
 		if err != nil {
 			refuseHTTP(w, err)
 			return

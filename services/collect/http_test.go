@@ -24,6 +24,7 @@ type door struct {
 	*world
 	service *running
 	url     string
+	client  *http.Client
 }
 
 func newDoor(t *testing.T) *door {
@@ -45,11 +46,8 @@ func newDoor(t *testing.T) *door {
 	r := w.start()
 	w.archived(subject.Publish(subject.UserAddress("default", "warm-up")), `1`)
 	server := httptest.NewServer(r.httpDoor(t.Context()))
-	t.Cleanup(func() {
-		http.DefaultClient.CloseIdleConnections()
-		server.Close()
-	})
-	return &door{world: w, service: r, url: server.URL + "/v1/messages"}
+	t.Cleanup(server.Close)
+	return &door{world: w, service: r, url: server.URL + "/v1/messages", client: server.Client()}
 }
 
 // post sends a body and returns the answer's status, headers and body.
@@ -62,7 +60,7 @@ func (d *door) post(token, body string) (int, http.Header, []byte) {
 	if token != "" {
 		r.Header.Set("Authorization", "Bearer "+token)
 	}
-	answer, err := http.DefaultClient.Do(r)
+	answer, err := d.client.Do(r)
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -242,7 +240,7 @@ func TestOtherPaths(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer, err := http.DefaultClient.Do(r)
+	answer, err := d.client.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -190,7 +191,7 @@ func (w *world) unacknowledged() int {
 		w.t.Fatal(err)
 	}
 	info := c.CachedInfo()
-	return int(info.NumPending) + info.NumAckPending //nolint:gosec // a few
+	return int(info.NumPending) + info.NumAckPending
 }
 
 // delivered is how many messages of the log have been given to dispatch.
@@ -200,7 +201,7 @@ func (w *world) delivered() int {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return int(c.CachedInfo().Delivered.Consumer) //nolint:gosec // a few
+	return int(c.CachedInfo().Delivered.Consumer)
 }
 
 func (w *world) drained() {
@@ -298,12 +299,7 @@ func (n *fake) set(dumb bool) {
 func (n *fake) told(op node.Op) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for _, o := range n.orders {
-		if o == op {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(n.orders, op)
 }
 
 // got is every entry that came, in order, as address and sequence.
@@ -319,12 +315,7 @@ func (n *fake) got() (all []string) {
 }
 
 func (n *fake) has(entry string) bool {
-	for _, e := range n.got() {
-		if e == entry {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(n.got(), entry)
 }
 
 // framed is how many frames came.

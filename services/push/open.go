@@ -42,7 +42,7 @@ func (n *Service) open(ctx context.Context, out transport, who *identity.Identit
 	if !n.admit(s) {
 		return nil, problem.New(problem.Draining, "this node is going away; connect again")
 	}
-	lanes, state, err := n.join(ctx, s, append(addresses, topics...))
+	lanes, state, err := n.join(ctx, s, s.id, append(addresses, topics...))
 	if err == nil {
 		err = n.place(ctx, s, lanes, state, hello)
 	}
@@ -111,7 +111,7 @@ func (n *Service) retopic(ctx context.Context, s *session, wanted protocol.FromC
 	if len(fresh)+len(s.mailboxes()) > n.cfg.Topics+2 {
 		return problem.New(problem.BadRequest, "a session may have at most %d topics; unsubscribe from some", n.cfg.Topics).In("topics")
 	}
-	lanes, state, err := n.join(ctx, s, fresh)
+	lanes, state, err := n.join(ctx, s, "", fresh)
 	if err == nil {
 		err = n.place(ctx, s, lanes, state, wanted)
 	}
@@ -127,11 +127,11 @@ func (n *Service) retopic(ctx context.Context, s *session, wanted protocol.FromC
 
 // join makes the lanes of a session, so that live messages find it, and writes their routes. Redis away is no reason
 // to refuse: dispatch asks all nodes then, and the keeper writes the routes when it is back.
-func (n *Service) join(ctx context.Context, s *session, addresses []subject.Address) ([]*lane, route.State, error) {
+func (n *Service) join(ctx context.Context, s *session, takes string, addresses []subject.Address) ([]*lane, route.State, error) {
 	lanes := make([]*lane, len(addresses))
 	mailboxes := make([]*mailbox, len(addresses))
 	now := time.Now()
-	c := route.Connection{User: s.user, Device: s.device, Node: n.id, Session: s.id}
+	c := route.Connection{User: s.user, Device: s.device, Node: n.id, Session: takes}
 	for i, to := range addresses {
 		lanes[i] = &lane{session: s, to: to}
 		mailboxes[i] = n.hub.join(lanes[i])

@@ -16,6 +16,7 @@ import (
 	"github.com/weftpush/weft/shared/identity"
 	"github.com/weftpush/weft/shared/problem"
 	"github.com/weftpush/weft/shared/protocol"
+	"github.com/weftpush/weft/shared/route"
 	"github.com/weftpush/weft/shared/subject"
 )
 
@@ -234,6 +235,42 @@ func TestSubscribe(t *testing.T) {
 	d.say(protocol.FromClient{T: protocol.TSub, Topics: []string{"news"}})
 	d.want(protocol.TSub)
 	d.wants("topic:news", 3, 4) // it was not acknowledged
+}
+
+// TestALiveSessionOutlivesAnArchiveThatIsAway: the client is told to ask again, and its messages go on coming.
+func TestALiveSessionOutlivesAnArchiveThatIsAway(t *testing.T) {
+	w := newWorld(t)
+	n := w.node()
+	d := n.device(t, "alice", "phone")
+	w.archive.set(func() { w.archive.down = true })
+	d.say(protocol.FromClient{T: protocol.TSub, Topics: []string{"news"}})
+	if o := d.want(protocol.TError); o.Code != string(problem.Unavailable) {
+		t.Errorf("sub without the archive is answered %s", o.raw)
+	}
+	w.push(alice, "1")
+	d.wants("", 1, 1)
+	w.archive.set(func() { w.archive.down = false })
+	d.say(protocol.FromClient{T: protocol.TSub, Topics: []string{"news"}})
+	d.want(protocol.TSub)
+}
+
+// TestASubscriptionDoesNotTakeTheDeviceBack: an older connection that asks for a topic, before it learns that a newer
+// one has its device, must not be held for the newer one.
+func TestASubscriptionDoesNotTakeTheDeviceBack(t *testing.T) {
+	w := newWorld(t)
+	old, other := w.node(), w.node()
+	d := old.device(t, "alice", "phone")
+	taken := route.Connection{User: alice, Device: "phone", Node: other.id, Session: "newer"}
+	_, err := w.table.Connect(t.Context(), taken)
+	must(t, err)
+	d.say(protocol.FromClient{T: protocol.TSub, Topics: []string{"news"}})
+	d.want(protocol.TSub)
+	taken.Session = "newest"
+	state, err := w.table.Connect(t.Context(), taken)
+	must(t, err)
+	if want := other.id + "/newer"; state.Previous != want {
+		t.Errorf("the device is held by %q, not %q", state.Previous, want)
+	}
 }
 
 // TestNoArchiveNoSession: what the archive alone knows, nobody may guess.

@@ -220,18 +220,27 @@ func (n *Service) handle(ctx context.Context, s *session, o protocol.FromClient)
 	case protocol.TPong:
 		return nil
 	case protocol.TSub, protocol.TUnsub:
-		ctx, cancel := context.WithTimeout(ctx, openTimeout)
-		defer cancel()
-		return n.retopic(ctx, s, o)
+		return n.orLater(ctx, s, o, n.retopic)
 	case protocol.TAuth:
-		ctx, cancel := context.WithTimeout(ctx, openTimeout)
-		defer cancel()
-		return n.renew(ctx, s, o.Token)
+		return n.orLater(ctx, s, o, n.renew)
 	case protocol.THello:
 		return problem.New(problem.BadFrame, "hello was said already; open a new connection to begin anew").In("t")
 	default:
 		return problem.New(problem.UnknownFrame, "the object %q is unknown; a client sends hello, ack, ping, pong, auth, sub and unsub", o.T).In("t")
 	}
+}
+
+// orLater does what a live session asks of auth or the archive. That they do not answer now is told to the client, who
+// may ask again, and does not end the session: its messages go on coming.
+func (n *Service) orLater(ctx context.Context, s *session, o protocol.FromClient, do func(context.Context, *session, protocol.FromClient) error) error {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	err := do(ctx, s, o)
+	if p, ok := errors.AsType[*problem.Problem](err); ok && p.Retry {
+		s.say(protocol.Error{T: protocol.TError, Problem: *p})
+		return nil
+	}
+	return err
 }
 
 // takeApart reads and decodes a message of a client. Errors are problems where the client is to blame.
@@ -350,8 +359,8 @@ func verdict(err error) (protocol.CloseCode, *problem.Problem) {
 
 // renew takes a fresh token on a live session. It must be for the same user and device; topics that it does not
 // allow any more are taken away.
-func (n *Service) renew(ctx context.Context, s *session, token string) error {
-	who, err := n.verify(ctx, token)
+func (n *Service) renew(ctx context.Context, s *session, fresh protocol.FromClient) error {
+	who, err := n.verify(ctx, fresh.Token)
 	if err != nil {
 		return err
 	}

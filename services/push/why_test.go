@@ -238,11 +238,11 @@ func TestARouteNamesItsGeneration(t *testing.T) {
 	b := newBench(t, 4096)
 	b.node.table, b.node.id = w.table, n.id
 	s, _ := b.session("phone", nil)
-	lanes, _, err := b.node.join(t.Context(), s, []subject.Address{alice})
+	lanes, _, err := b.node.join(t.Context(), s, s.id, []subject.Address{alice})
 	must(t, err)
 	late := b.node.hub.leave(lanes[0]) // its Unregister is on the way
 	other, _ := b.session("tablet", nil)
-	_, _, err = b.node.join(t.Context(), other, []subject.Address{alice})
+	_, _, err = b.node.join(t.Context(), other, other.id, []subject.Address{alice})
 	must(t, err)
 	must(t, w.table.Unregister(t.Context(), n.id, []route.Registration{*late}))
 	if holders := w.holders(alice); !slices.Equal(holders, []string{n.id}) {

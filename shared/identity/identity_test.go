@@ -37,8 +37,22 @@ func TestRights(t *testing.T) {
 
 func FuzzMatch(f *testing.F) {
 	for _, c := range [][2]string{
-		{"", ""}, {"*", ""}, {"*", "x"}, {"a*a", "a"}, {"a*a", "aa"}, {"*a*", "bab"}, {"a**b", "ab"}, {"*ab*ab*", "abab"},
-		{"*ab*abc", "ababc"}, {"a*b*c", "abcbc"}, {"***", "x"}, {"ab", "*"}, {"user:*", "user:*"}, {".*", "x"}, {"ü*", "üx"}, {"*\xff", "\xc3\xff"},
+		{"", ""},
+		{"*", ""},
+		{"*", "x"},
+		{"a*a", "a"},
+		{"a*a", "aa"},
+		{"*a*", "bab"},
+		{"a**b", "ab"},
+		{"*ab*ab*", "abab"},
+		{"*ab*abc", "ababc"},
+		{"a*b*c", "abcbc"},
+		{"***", "x"},
+		{"ab", "*"},
+		{"user:*", "user:*"},
+		{".*", "x"},
+		{"ü*", "üx"},
+		{"*\xff", "\xc3\xff"},
 	} {
 		f.Add(c[0], c[1])
 	}

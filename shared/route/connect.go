@@ -19,11 +19,12 @@ type Registration struct {
 	Write      bool // for Connect: the route is to be written; false where the node has done so before
 }
 
-// Connection is a session that begins.
+// Connection is a session that begins, or that gets more addresses.
 type Connection struct {
-	User                  subject.Address
-	Device, Node, Session string
-	Addresses             []Registration // all that the session has
+	User         subject.Address
+	Device, Node string
+	Session      string         // takes the device over; empty for a session that has it, or has lost it since
+	Addresses    []Registration // all that begin
 }
 
 // Holder is how the session stands in the devices of its user, what Release takes and State.Previous gives:
@@ -85,7 +86,9 @@ func (t *Table) Connect(ctx context.Context, c Connection) (State, error) {
 		if len(c.Addresses) > 0 {
 			places = p.ZMScore(ctx, t.key(c.User, "cursors"), cursorMembers(c)...)
 		}
-		previous = p.Eval(ctx, swap, []string{t.key(c.User, "devices")}, c.Device, c.Holder(), deviceTTL.Milliseconds())
+		if c.Session != "" {
+			previous = p.Eval(ctx, swap, []string{t.key(c.User, "devices")}, c.Device, c.Holder(), deviceTTL.Milliseconds())
+		}
 	})
 	if err != nil {
 		return State{}, fmt.Errorf("route: connect: %w", err)
@@ -103,6 +106,9 @@ func state(c Connection, heads []*redis.Cmd, places *redis.FloatSliceCmd, previo
 		know(s.Heads, r.Address, head)
 		know(s.Cursors, r.Address, places.Val()[2*i])
 		know(s.Floor, r.Address, places.Val()[2*i+1])
+	}
+	if previous == nil {
+		return s, nil
 	}
 	s.Previous, _ = previous.Text() // absent: nobody had it
 	if s.Previous == c.Holder() {   // the command was retried after its answer had been lost

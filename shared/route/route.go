@@ -74,12 +74,19 @@ func Open(address, epoch string) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
+	redis.SetLogger(quiet{})
 	return &Table{
 		client: redis.NewUniversalClient(options),
 		prefix: "weft:" + subject.Encode(epoch) + ":",
 		leases: map[string]lease{},
 	}, nil
 }
+
+// quiet drops what go-redis would print by itself: each failure reaches a caller as an error.
+type quiet struct{}
+
+// Printf implements go-redis's logger.
+func (quiet) Printf(context.Context, string, ...any) {}
 
 // Close closes the connections; calls under way fail.
 func (t *Table) Close() error {

@@ -91,7 +91,7 @@ func startProcess(t testing.TB, dir, port string, more ...string) (stop func()) 
 		t.Fatal("these tests need redis-server 7.0 or later on PATH: apt-get install redis-server")
 	}
 	args := append([]string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", dir}, more...)
-	process := exec.Command(path, args...) //nolint:gosec,noctx // ended by stop
+	process := exec.Command(path, args...)
 	out, err := process.StdoutPipe()
 	must(t, err)
 	must(t, process.Start())

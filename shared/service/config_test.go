@@ -140,7 +140,7 @@ func TestFaults(t *testing.T) {
 		}
 		faults.Note("write", errors.New("down"))
 		lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-		if len(lines) != 3 || !strings.Contains(lines[0], "times=1") || !strings.Contains(lines[1], "times=25") || !strings.Contains(lines[2], "failed to write") {
+		if len(lines) != 3 || !strings.Contains(lines[0], "times=1") || !strings.Contains(lines[1], "times=25") || !strings.Contains(lines[2], "step=write") {
 			t.Errorf("logged %q, want the first failure, the 25 after it, and the other step", lines)
 		}
 	})

@@ -39,7 +39,7 @@ func (f *Faults) Note(step string, err error) {
 	}
 	s.since++
 	if now := time.Now(); now.Sub(s.logged) >= faultEvery {
-		f.log.Warn("failed to "+step, "err", err, "times", s.since)
+		f.log.Warn("a step failed", "step", step, "err", err, "times", s.since)
 		s.logged, s.since = now, 0
 	}
 }

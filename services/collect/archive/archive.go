@@ -19,6 +19,9 @@ import (
 // ErrPartitions is the error of opening an archive that was created with another number of partitions.
 var ErrPartitions = errors.New("archive: created with another number of partitions")
 
+// ErrAddress is the error of an address that names no archive; trying again is of no use.
+var ErrAddress = errors.New("archive: the address must be mongodb://host/database or sqlite:path")
+
 // Facts are chosen when the archive is created and never change: another epoch is another archive.
 type Facts struct {
 	Epoch      string // new when the archive is created, or restored from a backup

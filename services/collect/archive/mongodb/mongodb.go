@@ -13,6 +13,7 @@
 package mongodb
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo/readconcern"
 	"go.mongodb.org/mongo-driver/v2/mongo/readpref"
 	"go.mongodb.org/mongo-driver/v2/mongo/writeconcern"
+	"go.mongodb.org/mongo-driver/v2/x/mongo/driver/connstring"
 
 	"github.com/weftpush/weft/services/collect/archive"
 	"github.com/weftpush/weft/services/collect/archive/internal/mailbox"
@@ -32,6 +34,8 @@ import (
 const (
 	closeTimeout = 10 * time.Second // for the driver's own work at Close
 	factsKey     = "facts"
+
+	defaultDatabase = "weft"
 )
 
 // Archive is an archive.Archive in one MongoDB database.
@@ -45,7 +49,7 @@ type Archive struct {
 
 var _ archive.Archive = (*Archive)(nil)
 
-// Open opens the archive in a database and creates it if it is not there. The epoch in facts is not looked at: a new
+// Open opens the archive in a database (empty: the one that the URI names, or weft) and creates it if it is not there. The epoch in facts is not looked at: a new
 // archive gets its own. Several processes may do it at once. The error is archive.ErrPartitions if it was created
 // with another number. A server that can't be reached is an error when ctx ends, at the latest after the driver's
 // selection timeout (30 s unless the URI says otherwise).
@@ -53,6 +57,11 @@ func Open(ctx context.Context, uri, database string, facts archive.Facts) (*Arch
 	if err := mailbox.Check(facts); err != nil {
 		return nil, err
 	}
+	named, err := connstring.ParseAndValidate(uri)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", archive.ErrAddress, err)
+	}
+	database = cmp.Or(database, named.Database, defaultDatabase)
 	journal := true
 	client, err := mongo.Connect(options.Client().ApplyURI(uri).SetAppName("weft-archive").
 		SetWriteConcern(&writeconcern.WriteConcern{W: writeconcern.WCMajority, Journal: &journal}).

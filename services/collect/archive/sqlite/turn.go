@@ -55,13 +55,16 @@ func (l line) wait(ctx context.Context, try func() error) error {
 	}
 }
 
-// yield lets others have their turn, if there are any.
-func (l line) yield() {
+// yield lets others have their turn, if there are any and ctx does not end.
+func (l line) yield(ctx context.Context) {
 	if l.lock(syscall.LOCK_EX) {
 		l.lock(syscall.LOCK_UN)
 		return
 	}
-	time.Sleep(turn)
+	select {
+	case <-time.After(turn):
+	case <-ctx.Done():
+	}
 }
 
 // lock tries and says whether it succeeded.

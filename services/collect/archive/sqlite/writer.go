@@ -137,7 +137,9 @@ func (w *writer) end(ctx context.Context, err error) error {
 	return err
 }
 
-func (w *writer) close() error { return errors.Join(w.tx.close(), w.conn.Close(), w.db.Close(), w.line.close()) }
+func (w *writer) close() error {
+	return errors.Join(w.tx.close(), w.conn.Close(), w.db.Close(), w.line.close())
+}
 
 // write is the writer's goroutine: it takes one change, adds what waits behind it, and commits them together. ctx
 // ends it and its waiting for the lock, but no transaction that has begun.
@@ -150,7 +152,7 @@ func (a *Archive) write(ctx context.Context, w *writer) {
 			return
 		case first := <-a.queue:
 			w.serve(ctx, a.gather(first))
-			w.line.yield()
+			w.line.yield(ctx)
 		}
 	}
 }
