@@ -150,8 +150,10 @@ func (n *Service) join(ctx context.Context, s *session, takes string, addresses 
 		n.faults.Note("write routes", err)
 		return lanes, route.State{}, nil
 	}
-	for _, m := range mailboxes {
-		m.setRouted(now, true)
+	for i, m := range mailboxes {
+		if c.Addresses[i].Write { // else a busy address would count as written for ever, and its route lapse
+			m.setRouted(now, true)
+		}
 	}
 	return lanes, state, nil
 }

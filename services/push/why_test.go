@@ -268,6 +268,25 @@ func TestARouteThatWasLostWhileItWasWrittenIsWrittenAgain(t *testing.T) {
 	}
 }
 
+// TestARouteThatASessionFindsThereIsNotMadeYounger: an address whose sessions come and go all day has its route written
+// again in time all the same.
+func TestARouteThatASessionFindsThereIsNotMadeYounger(t *testing.T) {
+	w := newWorld(t)
+	b := newBench(t, 4096)
+	b.node.table = w.table
+	s, _ := b.session("phone", nil)
+	_, _, err := b.node.join(t.Context(), s, s.id, []subject.Address{alice})
+	must(t, err)
+	m := b.node.hub.shard(alice).mailboxes[alice]
+	m.routed = m.routed.Add(-route.TTL / 5)
+	other, _ := b.session("tablet", nil)
+	_, _, err = b.node.join(t.Context(), other, other.id, []subject.Address{alice})
+	must(t, err)
+	if !m.needsRoute(time.Now().Add(route.TTL / 10)) {
+		t.Error("the route counts as written when the second session came, who wrote nothing")
+	}
+}
+
 // TestALaneLearnsTheHeadOfItsMailbox: nobody will tell it again.
 func TestALaneLearnsTheHeadOfItsMailbox(t *testing.T) {
 	b := newBench(t, 4096)
