@@ -46,12 +46,13 @@ type acknowledger struct {
 	mu     sync.Mutex // protects the maps
 	own    map[cursorKey]uint64
 	shared map[cursorKey]uint64
+	going  map[cursorKey]uint64 // what flush is handing over
 }
 
 func newAcknowledger(node string, js jetstream.JetStream, table *route.Table, fault *service.Faults) *acknowledger {
 	return &acknowledger{
 		node: node, js: js, table: table, fault: fault,
-		own: make(map[cursorKey]uint64), shared: make(map[cursorKey]uint64),
+		own: make(map[cursorKey]uint64), shared: make(map[cursorKey]uint64), going: make(map[cursorKey]uint64),
 	}
 }
 
@@ -67,11 +68,25 @@ func (a *acknowledger) add(user subject.Address, device string, to subject.Addre
 	}
 }
 
-// hasten lets the shared cursors of a session that ended go out with the next batch.
-func (a *acknowledger) hasten(s *session) {
+// waiting is what a device has acknowledged of some addresses and Redis may not have yet.
+func (a *acknowledger) waiting(user subject.Address, device string, addresses []subject.Address) map[subject.Address]uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, l := range s.lanes {
+	cursors := make(map[subject.Address]uint64)
+	for _, to := range addresses {
+		key := cursorKey{user: user, device: device, to: to}
+		if seq := max(a.own[key], a.shared[key], a.going[key]); seq > 0 {
+			cursors[to] = seq
+		}
+	}
+	return cursors
+}
+
+// hasten lets the shared cursors of lanes that ended go out with the next batch.
+func (a *acknowledger) hasten(s *session, lanes []*lane) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, l := range lanes {
 		key := cursorKey{user: s.user, device: s.device, to: l.to}
 		if seq, ok := a.shared[key]; ok {
 			delete(a.shared, key)
@@ -103,6 +118,7 @@ func (a *acknowledger) run(ctx context.Context) error {
 // flush hands over what is there; a batch that WEFT_ACK did not take stays for the next time.
 func (a *acknowledger) flush(ctx context.Context, all bool) {
 	batch := a.takeAll(all)
+	defer a.gone()
 	for len(batch) > 0 {
 		n := min(len(batch), ackBatch)
 		if err := a.hand(ctx, batch[:n]); err != nil {
@@ -124,18 +140,25 @@ type ackedCursor struct {
 func (a *acknowledger) takeAll(all bool) []ackedCursor {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	batch := make([]ackedCursor, 0, len(a.own))
-	for key, seq := range a.own {
-		batch = append(batch, ackedCursor{key, seq})
-	}
-	clear(a.own)
+	a.own, a.going = a.going, a.own
 	if all {
 		for key, seq := range a.shared {
-			batch = append(batch, ackedCursor{key, seq})
+			a.going[key] = max(a.going[key], seq)
 		}
 		clear(a.shared)
 	}
+	batch := make([]ackedCursor, 0, len(a.going))
+	for key, seq := range a.going {
+		batch = append(batch, ackedCursor{key, seq})
+	}
 	return batch
+}
+
+// gone notes that what flush took is handed over, or was put back.
+func (a *acknowledger) gone() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.going)
 }
 
 func (a *acknowledger) hand(ctx context.Context, batch []ackedCursor) error {

@@ -69,7 +69,7 @@ func (n *Service) close(ctx context.Context, s *session) {
 		s.end = &ending{code: protocol.CloseNormal}
 	}
 	s.mu.Unlock()
-	n.acks.hasten(s)
+	n.acks.hasten(s, lanes)
 	n.leave(ctx, lanes)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
 	defer cancel()
@@ -103,7 +103,9 @@ func (n *Service) retopic(ctx context.Context, s *session, wanted protocol.FromC
 		return err
 	}
 	if wanted.T == protocol.TUnsub {
-		n.leave(ctx, s.drop(topics))
+		dropped := s.drop(topics)
+		n.acks.hasten(s, dropped)
+		n.leave(ctx, dropped)
 		s.say(protocol.Subscribed{T: protocol.TUnsub, Mailboxes: s.mailboxes()})
 		return nil
 	}
@@ -142,13 +144,19 @@ func (n *Service) join(ctx context.Context, s *session, takes string, addresses 
 	s.mu.Lock()
 	s.lanes = append(s.lanes, lanes...)
 	s.mu.Unlock()
+	// What this node has yet to hand over counts too: a topic's cursor waits up to a minute. It is looked at first; what
+	// goes to Redis meanwhile is found there.
+	waiting := n.acks.waiting(s.user, s.device, addresses)
 	state, err := n.table.Connect(ctx, c)
 	if err != nil {
 		if ctx.Err() != nil {
 			return lanes, state, problem.New(problem.Unavailable, "Redis does not answer; try again")
 		}
 		n.faults.Note("write routes", err)
-		return lanes, route.State{}, nil
+		return lanes, route.State{Cursors: waiting}, nil
+	}
+	for to, seq := range waiting {
+		state.Cursors[to] = max(state.Cursors[to], seq)
 	}
 	for i, m := range mailboxes {
 		if c.Addresses[i].Write { // else a busy address would count as written for ever, and its route lapse

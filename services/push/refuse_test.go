@@ -237,6 +237,31 @@ func TestSubscribe(t *testing.T) {
 	d.wants("topic:news", 3, 4) // it was not acknowledged
 }
 
+// TestWhatWasAcknowledgedDoesNotComeAgain: the cursor of a topic goes out once a minute, but whoever asks for the topic
+// again before that, on the same connection or on the next one, is not sent what it has acknowledged.
+func TestWhatWasAcknowledgedDoesNotComeAgain(t *testing.T) {
+	w := newWorld(t)
+	n := w.node()
+	d := n.device(t, "alice", "phone", topics("news"))
+	w.push(news, "1", "2")
+	d.wants("topic:news", 1, 2)
+	d.ack("topic:news", 2)
+	d.say(protocol.FromClient{T: protocol.TUnsub, Topics: []string{"news"}}, protocol.FromClient{T: protocol.TSub, Topics: []string{"news"}})
+	d.want(protocol.TUnsub)
+	if o := d.want(protocol.TSub); o.Boxes["topic:news"].Next != 3 {
+		t.Errorf("sub is answered %s; want to go on at 3", o.raw)
+	}
+	w.push(news, "3")
+	d.wants("topic:news", 3, 3)
+	d.ack("topic:news", 3)
+	d.say(protocol.FromClient{T: protocol.TPing})
+	d.want(protocol.TPong) // the acknowledgement has arrived
+	again := n.device(t, "alice", "phone", topics("news"))
+	if next := again.welcome.Boxes["topic:news"].Next; next != 4 {
+		t.Errorf("the next connection goes on at %d; want 4", next)
+	}
+}
+
 // TestALiveSessionOutlivesAnArchiveThatIsAway: the client is told to ask again, and its messages go on coming.
 func TestALiveSessionOutlivesAnArchiveThatIsAway(t *testing.T) {
 	w := newWorld(t)

@@ -367,6 +367,8 @@ func (n *Service) renew(ctx context.Context, s *session, fresh protocol.FromClie
 	if who.Tenant != s.user.Tenant || who.User != s.user.ID || (who.Device != "" && who.Device != s.device) {
 		return problem.New(problem.Forbidden, "the fresh token is for another user or device; open a new connection for it").In("token")
 	}
-	n.leave(ctx, s.adopt(who))
+	lost := s.adopt(who)
+	n.acks.hasten(s, lost)
+	n.leave(ctx, lost)
 	return nil
 }
