@@ -272,6 +272,17 @@ func TestRefusalsBeginWithTheirCode(t *testing.T) {
 	})
 }
 
+// TestListenWhereNothingRunsLeavesNothingBehind: the folder was a slip, most likely.
+func TestListenWhereNothingRunsLeavesNothingBehind(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "weft")
+	if _, err := run(t, NewListen(), "", "--data", data, "--user", "alice"); err == nil || !strings.Contains(err.Error(), "no fabric runs") {
+		t.Errorf("listen returned %v", err)
+	}
+	if _, err := os.Stat(data); !os.IsNotExist(err) {
+		t.Errorf("it made %s: %v", data, err)
+	}
+}
+
 func TestTokenIsWhatItWasAskedFor(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "weft")
 	token, err := run(t, NewToken(), "", "dependabot[bot]", "--data", data, "--device", "phone", "--publish", "user:*", "--ttl", "90m", "--tenant", "acme")

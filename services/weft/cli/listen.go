@@ -71,10 +71,10 @@ func (e *ear) run(c *cobra.Command) error {
 	if e.token == "" {
 		e.token = os.Getenv("WEFT_TOKEN")
 	}
-	token, err := e.tokens()
-	if err != nil {
-		return err
+	if e.token == "" && e.user == "" {
+		return usagef("name the user with --user, or give a token with --token")
 	}
+	// Before a token is made: in a folder where nothing runs no key is to be left behind.
 	if e.url == "" {
 		m, err := e.from.running("--url")
 		if err != nil {
@@ -85,6 +85,10 @@ func (e *ear) run(c *cobra.Command) error {
 		}
 		e.url = m.Push[0]
 	}
+	token, err := e.tokens()
+	if err != nil {
+		return err
+	}
 	return e.explain(e.listen(c, token))
 }
 
@@ -92,9 +96,6 @@ func (e *ear) run(c *cobra.Command) error {
 func (e *ear) tokens() (func(context.Context) (string, error), error) {
 	if e.token != "" {
 		return func(context.Context) (string, error) { return e.token, nil }, nil
-	}
-	if e.user == "" {
-		return nil, usagef("name the user with --user, or give a token with --token")
 	}
 	key, err := e.from.key()
 	if err != nil {
