@@ -49,8 +49,12 @@ func (s *Service) raiseCursors(ctx context.Context, consumer jetstream.Consumer)
 	}
 	var batch []jetstream.Msg
 	var cursors []history.Cursor
+	epoch := s.archive.Facts().Epoch
 	for msg := range fetched.Messages() {
 		batch = append(batch, msg)
+		if said := msg.Headers().Get(history.HeaderEpoch); said != "" && said != epoch {
+			continue // the numbers of an archive that was before this one: they would hide new messages
+		}
 		var some []history.Cursor
 		if err := json.Unmarshal(msg.Data(), &some); err != nil {
 			s.faults.Note("read acknowledgements", err) // only our own nodes write here: nothing to save

@@ -92,8 +92,12 @@ func TestHistoryWithoutArchive(t *testing.T) {
 func TestAcknowledgements(t *testing.T) {
 	w := newWorld(t)
 	w.start()
-	acknowledge := func(data []byte) {
-		if _, err := w.js.Publish(t.Context(), subject.Ack("node"), data); err != nil {
+	acknowledge := func(data []byte, epoch ...string) {
+		m := &nats.Msg{Subject: subject.Ack("node"), Data: data, Header: nats.Header{}}
+		if len(epoch) > 0 {
+			m.Header[history.HeaderEpoch] = epoch
+		}
+		if _, err := w.js.PublishMsg(t.Context(), m); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -108,6 +112,7 @@ func TestAcknowledgements(t *testing.T) {
 	acknowledge(cursor(7))
 	acknowledge([]byte(`"x"`))
 	acknowledge(cursor(5)) // late: it lowers nothing
+	acknowledge(cursor(9), "of another archive")
 	w.eventually("all acknowledged", func() bool { return w.count(fabric.AckStream) == 0 })
 	open := history.OpenRequest{Tenant: "default", User: "alice", Device: "d", Addresses: []string{alice.Tokens()}}
 	answer, err := history.Open(t.Context(), w.nc, open)

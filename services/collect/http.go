@@ -64,8 +64,7 @@ func (s *Service) httpDoor(serving context.Context) http.Handler {
 			refuseHTTP(w, err)
 			return
 		}
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(answer) // fails when the publisher is gone
+		answerHTTP(w, http.StatusOK, answer)
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuseHTTP(w, problem.New(problem.NotFound, "there is no %s %s here; publish with POST /v1/messages", r.Method, r.URL.Path))
@@ -76,8 +75,8 @@ func (s *Service) httpDoor(serving context.Context) http.Handler {
 // takePost publishes one message, or an array of them in order. One message's problem is the answer's; of an array
 // each has its own, and nothing is published unless all can be read.
 func (s *Service) takePost(ctx context.Context, w http.ResponseWriter, r *http.Request) (any, error) {
-	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok {
+	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !ok || !strings.EqualFold(scheme, "Bearer") {
 		return nil, problem.New(problem.Unauthorized, "no token: send Authorization: Bearer <token>")
 	}
 	who, err := identity.Verify(ctx, s.nc, token)
@@ -239,10 +238,16 @@ func indexed(err error, i int) error {
 // refuseHTTP answers with a problem.
 func refuseHTTP(w http.ResponseWriter, err error) {
 	p := problem.From(err)
-	w.Header().Set("Content-Type", "application/json")
 	if p.Retry {
 		w.Header().Set("Retry-After", "1")
 	}
-	w.WriteHeader(p.Status())
-	_ = json.NewEncoder(w).Encode(p) // fails when the publisher is gone
+	answerHTTP(w, p.Status(), p)
+}
+
+func answerHTTP(w http.ResponseWriter, status int, answer any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false) // people read it in a terminal: user:<id>
+	_ = e.Encode(answer)   // fails when the publisher is gone
 }

@@ -103,7 +103,9 @@ func (in *intake) asQuarantined(tokens string) *nats.Msg {
 	m.Header.Set(headerReason, string(in.refusal.Code))
 	m.Header.Set(headerDetail, cut(in.refusal.Message, detailMost))
 	m.Header.Set(headerSubject, in.delivery.Subject())
-	m.Header.Set(headerField, in.refusal.Field)
+	if in.refusal.Field != "" {
+		m.Header.Set(headerField, in.refusal.Field)
+	}
 	return m
 }
 

@@ -35,6 +35,8 @@ const (
 	// was archived and not yet published when the owner before this one died, and what a server that syncs every two
 	// minutes has lost.
 	lookBack = 2 * time.Minute
+	// firstPurge is how long after its begin a term purges first, at the latest.
+	firstPurge = time.Minute
 	// headsMost is how many heads a term remembers before it begins anew.
 	headsMost = 100_000
 	// hintTimeout is how long Redis may take to raise the heads of a batch, and hintRest how long it is left alone
@@ -366,15 +368,16 @@ func (t *term) finish(batch []intake) {
 	}
 }
 
-// purge applies the retention to the partition, now and then.
+// purge applies the retention to the partition: soon after the term has begun, so that a laptop that is never on for
+// long purges, too, and now and then.
 func (t *term) purge(ctx context.Context) error {
-	ticker := time.NewTicker(t.cfg.PurgeEvery)
-	defer ticker.Stop()
+	next := time.NewTimer(min(t.cfg.PurgeEvery, firstPurge))
+	defer next.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case now := <-ticker.C:
+		case now := <-next.C:
 			n, err := t.archive.Purge(ctx, t.partition, t.cfg.Policy, now)
 			if err != nil && ctx.Err() == nil {
 				t.faults.Note("purge", err)
@@ -382,6 +385,7 @@ func (t *term) purge(ctx context.Context) error {
 			if n > 0 {
 				t.log.Info("purged", "partition", t.partition, "messages", n)
 			}
+			next.Reset(t.cfg.PurgeEvery)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/weftpush/weft/shared/history"
@@ -21,8 +22,9 @@ const (
 	// sharedEvery is how often the cursors of topics and `all` go out: a message to everyone must not make one write
 	// a device.
 	sharedEvery = time.Minute
-	// ackBatch is the most cursors in one message of WEFT_ACK: with ids of the longest kind they stay under 512 KiB.
-	ackBatch = 500
+	// ackBatch is the most cursors in one message of WEFT_ACK: even ids of 128 characters that JSON escapes make no
+	// more than 2.7 KB each, which stays under the 1 MiB of a NATS message.
+	ackBatch = 300
 	// ackTimeout bounds one attempt to hand a batch over.
 	ackTimeout = 5 * time.Second
 )
@@ -39,6 +41,7 @@ type cursorKey struct {
 // acknowledgements of one cursor replace earlier ones, so what is held is bounded by the devices, not by the messages.
 type acknowledger struct {
 	node  string
+	epoch string // of the archive whose numbers these are
 	js    jetstream.JetStream
 	table *route.Table
 	fault *service.Faults
@@ -49,9 +52,9 @@ type acknowledger struct {
 	going  map[cursorKey]uint64 // what flush is handing over
 }
 
-func newAcknowledger(node string, js jetstream.JetStream, table *route.Table, fault *service.Faults) *acknowledger {
+func newAcknowledger(node, epoch string, js jetstream.JetStream, table *route.Table, fault *service.Faults) *acknowledger {
 	return &acknowledger{
-		node: node, js: js, table: table, fault: fault,
+		node: node, epoch: epoch, js: js, table: table, fault: fault,
 		own: make(map[cursorKey]uint64), shared: make(map[cursorKey]uint64), going: make(map[cursorKey]uint64),
 	}
 }
@@ -177,6 +180,8 @@ func (a *acknowledger) hand(ctx context.Context, batch []ackedCursor) error {
 	if err != nil {
 		return err
 	}
-	_, err = a.js.Publish(ctx, subject.Ack(a.node), body)
+	_, err = a.js.PublishMsg(ctx, &nats.Msg{
+		Subject: subject.Ack(a.node), Data: body, Header: nats.Header{history.HeaderEpoch: {a.epoch}},
+	})
 	return err
 }

@@ -13,8 +13,9 @@ import (
 const (
 	// shards is how many locks the hub's map is spread over (centrifuge's hub has 64 as well).
 	shards = 64
-	// recentMost is how many of the last items a node keeps of each shared address.
-	recentMost = 256
+	// recentMost and recentBytes are how many of the last items, and bytes of them, a node keeps of each shared address.
+	recentMost  = 256
+	recentBytes = 1 << 20
 )
 
 // hub knows which sessions of this node hold an address.
@@ -35,12 +36,13 @@ type mailbox struct {
 	generation uint64             // of the route; a later mailbox of the address has a higher one
 	lanes      map[*lane]struct{} // protected by the shard
 
-	mu       sync.Mutex // protects everything below
-	routed   time.Time  // when the route was written, or known to be lost
-	written  bool       // Redis has the route, as far as this node knows
-	compared time.Time  // when the head was last compared with the archive
-	head     uint64     // highest sequence that came by
-	recent   []item     // of a shared address: the last items, without holes
+	mu         sync.Mutex // protects everything below
+	routed     time.Time  // when the route was written, or known to be lost
+	written    bool       // Redis has the route, as far as this node knows
+	compared   time.Time  // when the head was last compared with the archive
+	head       uint64     // highest sequence that came by
+	recent     []item     // of a shared address: the last items, without holes
+	recentSize int        // bytes of recent
 }
 
 func newHub() *hub {
@@ -174,12 +176,17 @@ func (m *mailbox) note(it item) {
 		if it.from <= m.recent[n-1].to {
 			return // seen before
 		}
-		m.recent = nil // a hole: what is before it is of no use to anyone who reads on
+		m.recent, m.recentSize = nil, 0 // a hole: what is before it is of no use to anyone who reads on
 	}
-	if len(m.recent) == recentMost {
-		m.recent = append(make([]item, 0, recentMost), m.recent[recentMost/2:]...)
+	if len(m.recent) == recentMost || m.recentSize+len(it.object) > recentBytes {
+		m.recent = append(make([]item, 0, recentMost), m.recent[(len(m.recent)+1)/2:]...)
+		m.recentSize = 0
+		for _, kept := range m.recent {
+			m.recentSize += len(kept.object)
+		}
 	}
 	m.recent = append(m.recent, it)
+	m.recentSize += len(it.object)
 }
 
 // known is the highest sequence that came by.

@@ -14,6 +14,9 @@ import (
 	"github.com/weftpush/weft/shared/subject"
 )
 
+// fallbackBytes is how many bytes of frames for all nodes may wait for this one.
+const fallbackBytes = 64 << 20
+
 // subscribe listens on the node's subjects; stop ends that and returns when no handler runs any more.
 func (n *Service) subscribe() (stop func(), err error) {
 	var subs []*nats.Subscription
@@ -39,7 +42,11 @@ func (n *Service) subscribe() (stop func(), err error) {
 			return nil, fmt.Errorf("push: subscribe to %s: %w", subj, err)
 		}
 		// Frames are bounded by what dispatch leaves unanswered, not by a count of ours.
-		if err := sub.SetPendingLimits(-1, -1); err != nil {
+		limit := -1
+		if subj == subject.Nodes { // nobody waits for our answer here; what is dropped the next sweep finds
+			limit = fallbackBytes
+		}
+		if err := sub.SetPendingLimits(-1, limit); err != nil {
 			stop()
 			return nil, fmt.Errorf("push: %w", err)
 		}

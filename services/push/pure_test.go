@@ -110,7 +110,7 @@ func newBench(t testing.TB, window int) *bench {
 	n, err := New(cfg, nil, slog.New(slog.DiscardHandler))
 	must(t, err)
 	n.epoch = epoch
-	n.acks = newAcknowledger(n.id, nil, nil, n.faults)
+	n.acks = newAcknowledger(n.id, epoch, nil, nil, n.faults)
 	return &bench{t: t, node: n, archive: newModel()}
 }
 

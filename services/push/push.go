@@ -91,7 +91,7 @@ func (n *Service) Run(ctx context.Context) error {
 		return fmt.Errorf("push: -redis: %w", err)
 	}
 	defer n.table.Close()
-	n.acks = newAcknowledger(n.id, js, n.table, n.faults)
+	n.acks = newAcknowledger(n.id, n.epoch, js, n.table, n.faults)
 
 	// Before anything starts: the node is ready only when clients can connect.
 	if n.listener, err = service.Listen("listen", n.cfg.Listen); err != nil {
@@ -194,6 +194,9 @@ func (n *Service) watch(ctx context.Context) error {
 func (n *Service) handler(ctx context.Context) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET "+protocol.Path, n.acceptor(ctx))
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprintf(w, "A push node of Weft. WebSockets: %s, subprotocol %s. The demo, where it is on: /demo\n", protocol.Path, protocol.Name)
+	})
 	if n.cfg.Demo {
 		n.serveDemo(mux)
 	}

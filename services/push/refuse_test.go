@@ -186,6 +186,9 @@ func TestAFreshToken(t *testing.T) {
 	w.push(news, "1")
 	d.wants("topic:news", 1, 1)
 	d.say(protocol.FromClient{T: protocol.TAuth, Token: token("alice", func(who *identity.Identity) { who.Topics = nil })})
+	if o := d.want(protocol.TUnsub); len(o.Boxes) != 2 {
+		t.Errorf("the topic is taken away with %s", o.raw)
+	}
 	d.ack("topic:news", 1)
 	if o := d.want(protocol.TError); o.Code != string(problem.NotSubscribed) {
 		t.Errorf("%s came", o.raw)

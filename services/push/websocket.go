@@ -88,7 +88,7 @@ func (n *Service) mayConnect(r *http.Request) bool {
 
 // bearer is the token of a request, from its Authorization header or, from browsers, its subprotocols.
 func bearer(r *http.Request) string {
-	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+	if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
 		return token
 	}
 	for _, p := range websocket.Subprotocols(r) {
@@ -367,8 +367,10 @@ func (n *Service) renew(ctx context.Context, s *session, fresh protocol.FromClie
 	if who.Tenant != s.user.Tenant || who.User != s.user.ID || (who.Device != "" && who.Device != s.device) {
 		return problem.New(problem.Forbidden, "the fresh token is for another user or device; open a new connection for it").In("token")
 	}
-	lost := s.adopt(who)
-	n.acks.hasten(s, lost)
-	n.leave(ctx, lost)
+	if lost := s.adopt(who); len(lost) > 0 {
+		n.acks.hasten(s, lost)
+		n.leave(ctx, lost)
+		s.say(protocol.Subscribed{T: protocol.TUnsub, Mailboxes: s.mailboxes()})
+	}
 	return nil
 }

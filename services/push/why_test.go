@@ -373,6 +373,30 @@ func TestTheNodeRemembersTheLast256(t *testing.T) {
 	}
 }
 
+func TestWhatANodeRemembersIsBoundedInBytes(t *testing.T) {
+	b := newBench(t, 4096)
+	b.session("phone", map[subject.Address]uint64{news: 0})
+	large := `"` + strings.Repeat("x", recentBytes/10) + `"`
+	for range 25 {
+		b.send(news, large)
+	}
+	got, size := b.node.hub.recent(news, 24), 0
+	if len(got) != 1 {
+		t.Errorf("%d items are remembered from the last on", len(got))
+	}
+	for after := range uint64(25) {
+		if got = b.node.hub.recent(news, after); got != nil {
+			break
+		}
+	}
+	for _, it := range got {
+		size += len(it.object)
+	}
+	if size > recentBytes || len(got) < 2 {
+		t.Errorf("%d items of %d bytes are remembered", len(got), size)
+	}
+}
+
 // TestAProgramThatOnlyListensStays: wscat answers the WebSocket's own pings and nothing else.
 func TestAProgramThatOnlyListensStays(t *testing.T) {
 	w := newWorld(t)

@@ -68,7 +68,8 @@ func TestClusterReplicates(t *testing.T) {
 	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Replicas: 3}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := js.Publish(ctx, "s", nil); err != nil {
+	// The other servers may not know yet who listens.
+	if _, err := js.Publish(ctx, "s", nil, jetstream.WithRetryWait(100*time.Millisecond), jetstream.WithRetryAttempts(50)); err != nil {
 		t.Fatal(err)
 	}
 }

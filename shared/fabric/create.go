@@ -21,6 +21,8 @@ const (
 	// parallel is how many requests Create has under way: a cluster of three takes some 10 ms for each of the four
 	// things of a partition.
 	parallel = 8
+	// leastPayload is the least max_payload of a server, in bytes: frames and pages are cut to fit it.
+	leastPayload = 1 << 20
 	// poll is how often Wait looks, and patience how long one look may take.
 	poll     = 100 * time.Millisecond
 	patience = 2 * time.Second
@@ -43,8 +45,8 @@ func Create(ctx context.Context, js jetstream.JetStream, f Facts, o Options) err
 	if f.Partitions < 1 || f.Epoch == "" {
 		return fmt.Errorf("create the fabric: %+v is not complete", f)
 	}
-	if o.MaxPayload <= headroom || o.MaxPayload > math.MaxInt32 {
-		return fmt.Errorf("create the fabric: the server's max_payload is %d bytes; it must be above %d", o.MaxPayload, headroom)
+	if o.MaxPayload < leastPayload || o.MaxPayload > math.MaxInt32 {
+		return problem.New(problem.Unsupported, "the NATS server's max_payload is %d bytes; frames and pages need at least %d, its default", o.MaxPayload, leastPayload)
 	}
 	if err := claim(ctx, js, f, o); err != nil {
 		return err

@@ -13,7 +13,7 @@ import (
 	"github.com/weftpush/weft/shared/subject"
 )
 
-// Headers of the answer to a read.
+// Headers of the answer to a read; the epoch also of acknowledgements.
 const (
 	HeaderHead  = "Weft-Head"
 	HeaderEpoch = "Weft-Epoch"
@@ -59,7 +59,7 @@ type Position struct {
 }
 
 // Cursor is one acknowledgement on its way from a push node to the archive. On the stream WEFT_ACK a message holds a
-// JSON array of them.
+// JSON array of them, and the header Weft-Epoch says which archive's numbers they are.
 type Cursor struct {
 	Tenant  string `json:"tenant"`
 	User    string `json:"user"`

@@ -130,6 +130,7 @@ func (o *Options) serve(ctx context.Context, natsURL, redisURL string) error {
 		return o.Then(ctx, m)
 	})
 	err = group.Wait()
+	_, _ = fmt.Fprintln(o.Out, "  stopped; the data is in", o.Data)
 	return errors.Join(err, manifest.Remove(o.Data))
 }
 
@@ -159,8 +160,10 @@ func (o *Options) services(connect func(string) (*nats.Conn, *slog.Logger, error
 	dispatching.Redis = redisURL
 	pushing.Listen, pushing.Redis, pushing.Demo = pushAddress, redisURL, true
 	return list, errors.Join(
-		add("auth", func(nc *nats.Conn, log *slog.Logger) (service.Service, error) {
-			return auth.New(auth.Config{Keys: keys, Issue: true}, nc, log)
+		add("auth", func(nc *nats.Conn, _ *slog.Logger) (service.Service, error) {
+			// Its warning about -auth-issue is for those who did not mean it.
+			errorsOnly := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+			return auth.New(auth.Config{Keys: keys, Issue: true}, nc, errorsOnly)
 		}),
 		add("collect", func(nc *nats.Conn, log *slog.Logger) (service.Service, error) {
 			return collect.New(collecting, nc, log)
