@@ -161,7 +161,10 @@ func Open(ctx context.Context, address string, facts archive.Facts) (archive.Arc
 // createFabric makes the streams, waiting for JetStream if it does not answer yet.
 func (s *Service) createFabric(ctx context.Context, facts fabric.Facts) error {
 	for {
-		err := fabric.Create(ctx, s.js, facts, fabric.Options{Replicas: s.cfg.Replicas, MaxPayload: s.nc.MaxPayload()})
+		err := nats.ErrDisconnected
+		if s.nc.IsConnected() { // else the server's limits are not known
+			err = fabric.Create(ctx, s.js, facts, fabric.Options{Replicas: s.cfg.Replicas, MaxPayload: s.nc.MaxPayload()})
+		}
 		if err == nil {
 			return nil
 		}

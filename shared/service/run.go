@@ -42,7 +42,11 @@ func Main(name string, args []string, own Registrar, start func(ctx context.Cont
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, name, base, start, log); err != nil {
+	err := run(ctx, name, base, start, log)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil // it was told to stop while it waited for something
+	}
+	if err != nil {
 		log.Error("stopped", "err", err)
 		return 1
 	}
