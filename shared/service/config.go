@@ -78,8 +78,13 @@ func (b *Base) Connect(name string, log *slog.Logger) (*nats.Conn, error) {
 		nats.RetryOnFailedConnect(true),
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.ReconnectJitter(250*time.Millisecond, 500*time.Millisecond),
-		nats.PingInterval(5 * time.Second),
-		nats.MaxPingsOutstanding(2),
+		// A server that was paused or cut off is left after 6 to 8 s: after 3 s, a node or an owner would move for every
+		// hiccup of a loaded machine. A write that it does not take blocks everybody who publishes; it is given up after
+		// 2 s, and the connection with it, since what was in it is lost.
+		nats.PingInterval(2 * time.Second),
+		nats.MaxPingsOutstanding(3),
+		nats.FlusherTimeout(2 * time.Second),
+		nats.ReconnectOnFlusherError(),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil { // nil when we closed it
 				log.Warn("nats disconnected", "err", err)
