@@ -13,15 +13,26 @@ const backoffLeast = 250 * time.Millisecond
 // keeps the devices of a node that died from coming back together.
 type backoff struct {
 	most  time.Duration
-	limit time.Duration // of the last pause; 0 before the first
+	round int // attempts with the same limit; 0 is 1
+	tries int // pauses since the beginning or reset
 }
 
 func (b *backoff) next() time.Duration {
-	b.limit = min(max(2*b.limit, backoffLeast), b.most)
-	return rand.N(b.limit) //nolint:gosec // nobody gains by guessing it
+	limit := b.limit()
+	b.tries++
+	return rand.N(limit) //nolint:gosec // nobody gains by guessing it
 }
 
-func (b *backoff) reset() { b.limit = 0 }
+// limit is what the next pause is below.
+func (b *backoff) limit() time.Duration {
+	limit := backoffLeast
+	for n := b.tries / max(b.round, 1); n > 0 && limit < b.most; n-- {
+		limit *= 2
+	}
+	return min(limit, b.most)
+}
+
+func (b *backoff) reset() { b.tries = 0 }
 
 // wait waits for d or the end of ctx, and returns ctx's error then.
 func wait(ctx context.Context, d time.Duration) error {

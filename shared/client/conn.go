@@ -22,12 +22,15 @@ import (
 
 const (
 	greetTimeout = 10 * time.Second // for handshake and welcome, each
+	// otherTimeout is for the handshake while there is another node: one that is stopped accepts connections, says
+	// nothing, and must not keep a device from those that live. A handshake takes no more of a node than its own CPU.
+	otherTimeout = 4 * time.Second
 	writeTimeout = 10 * time.Second
 	closeTimeout = time.Second
 	// readMost is the largest text message taken, in bytes: many times what a server joins or a payload may have.
 	readMost = 16 << 20
 	// refusalMost is how much of a refused handshake's answer is read, in bytes.
-	refusalMost = 512
+	refusalMost = 1024
 )
 
 // object is anything a server sends; T says which members count. It is one type, so that each object is read once.
@@ -60,10 +63,9 @@ type conn struct {
 }
 
 // dial connects, says hello and waits for the welcome. Errors are a *Closed where the server refused.
-func dial(ctx context.Context, to, token string, hello protocol.FromClient) (*conn, protocol.Welcome, error) {
+func dial(ctx context.Context, dialer *websocket.Dialer, to, token string, hello protocol.FromClient) (*conn, protocol.Welcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*greetTimeout)
 	defer cancel()
-	dialer := websocket.Dialer{Proxy: http.ProxyFromEnvironment, HandshakeTimeout: greetTimeout, Subprotocols: []string{protocol.Name}}
 	ws, response, err := dialer.DialContext(ctx, to, http.Header{"Authorization": {"Bearer " + token}})
 	if err != nil {
 		return nil, protocol.Welcome{}, refusal(err, response)
@@ -90,7 +92,7 @@ func refusal(err error, response *http.Response) error {
 	}
 	text, _ := io.ReadAll(io.LimitReader(response.Body, refusalMost)) // what can be read will do
 	_ = response.Body.Close()
-	return refusedHTTP(response.StatusCode, strings.TrimSpace(string(text)))
+	return refusedHTTP(response, strings.TrimSpace(string(text)), time.Now())
 }
 
 // greet says hello and reads up to the welcome.
@@ -103,7 +105,9 @@ func (c *conn) greet(hello protocol.FromClient) (welcome protocol.Welcome, err e
 	}
 	for {
 		o, err := c.next()
-		if err != nil {
+		if _, refused := errors.AsType[*Closed](err); err != nil && !refused {
+			return welcome, fmt.Errorf("%w: %w", errUnanswered, err)
+		} else if refused {
 			return welcome, err
 		}
 		if o.T != protocol.TWelcome {
@@ -205,6 +209,9 @@ func (c *conn) say(objects ...any) error {
 	}
 	return nil
 }
+
+// abandon ends a connection on which nothing can be read any more, and a write that is stuck on it.
+func (c *conn) abandon() { _ = c.ws.NetConn().Close() }
 
 // close says goodbye, if there is anybody, and ends a read that is waiting.
 func (c *conn) close() {

@@ -1,9 +1,12 @@
 package client
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
+	"time"
 
 	"github.com/weftpush/weft/shared/problem"
 	"github.com/weftpush/weft/shared/protocol"
@@ -15,14 +18,22 @@ var (
 	ErrProtocol = errors.New("client: the server broke the protocol")
 	// ErrStore is the error of a Store that failed. Run ends with it: nothing is acknowledged that is not kept.
 	ErrStore = errors.New("client: the store of the cursors failed")
+	// ErrUnknown is in the chain of a publish's error when the message may have been taken all the same: an answer was
+	// waited for in vain. Publish it again with the same id. An error without it says that it was not taken, and never
+	// will be.
+	ErrUnknown = errors.New("client: it is not known whether the message was taken; publish it again with the same id")
 
 	errDrained = errors.New("client: the node asked for a reconnect")
+	// errUnanswered is a hello that got no answer: the node may still open its session, late.
+	errUnanswered = errors.New("client: no answer to hello")
 )
 
 // Closed is how the server ended a connection, or refused to begin one.
 type Closed struct {
 	Code    protocol.CloseCode
 	Problem *problem.Problem // what it said before; nil when it said nothing
+	// RetryAfter is how long it asked not to be asked again; 0 when it did not say.
+	RetryAfter time.Duration
 }
 
 // Error is the server's sentence where there is one.
@@ -41,23 +52,37 @@ func (c *Closed) Unwrap() error {
 	return c.Problem
 }
 
-// refusedHTTP is Closed for a server that answered the handshake with a status instead of a WebSocket.
-func refusedHTTP(status int, text string) *Closed {
-	refused := func(code protocol.CloseCode, p problem.Code) *Closed {
-		return &Closed{Code: code, Problem: problem.New(p, "the server answered %d to the handshake: %s", status, text)}
-	}
+// refusedHTTP is Closed for a server that answered the handshake with a status instead of a WebSocket. A body that is
+// a problem as JSON speaks for itself.
+func refusedHTTP(response *http.Response, body string, now time.Time) *Closed {
+	status := response.StatusCode
+	code, kind := protocol.CloseProtocol, problem.BadRequest
 	switch {
 	case status == http.StatusUnauthorized:
-		return refused(protocol.CloseToken, problem.Unauthorized)
+		code, kind = protocol.CloseToken, problem.Unauthorized
 	case status == http.StatusForbidden:
-		return refused(protocol.CloseForbidden, problem.Forbidden)
+		code, kind = protocol.CloseForbidden, problem.Forbidden
 	case status == http.StatusTooManyRequests, status == http.StatusRequestTimeout:
-		return refused(protocol.CloseBackOff, problem.Busy)
+		code, kind = protocol.CloseBackOff, problem.Busy
 	case status >= http.StatusInternalServerError:
-		return refused(protocol.CloseDraining, problem.Unavailable)
-	default:
-		return refused(protocol.CloseProtocol, problem.BadRequest)
+		code, kind = protocol.CloseDraining, problem.Unavailable
 	}
+	said := new(problem.Problem)
+	if err := json.Unmarshal([]byte(body), said); err != nil || said.Code == "" {
+		said = problem.New(kind, "the server answered %d to the handshake: %s", status, body)
+	}
+	return &Closed{Code: code, Problem: said, RetryAfter: retryAfter(response.Header.Get("Retry-After"), now)}
+}
+
+// retryAfter reads the header: seconds or a date. What can't be read is 0.
+func retryAfter(value string, now time.Time) time.Duration {
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return max(at.Sub(now), 0)
+	}
+	return 0
 }
 
 // fatal says whether it makes no sense to connect again.

@@ -159,20 +159,6 @@ func FuzzObject(f *testing.F) {
 	})
 }
 
-func TestBackoffGrowsToItsLimit(t *testing.T) {
-	b := backoff{most: reconnectMost}
-	for _, limit := range []time.Duration{250, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000} {
-		limit *= time.Millisecond
-		if pause := b.next(); pause < 0 || pause >= limit || b.limit != limit {
-			t.Errorf("a pause of %s, the limit is %s and should be %s", pause, b.limit, limit)
-		}
-	}
-	b.reset()
-	if b.next(); b.limit != backoffLeast {
-		t.Errorf("the limit after a reset is %s", b.limit)
-	}
-}
-
 func TestEndpoint(t *testing.T) {
 	for raw, want := range map[string]string{
 		"ws://127.0.0.1:8080":       "ws://127.0.0.1:8080/v1/ws",

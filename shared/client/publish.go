@@ -46,6 +46,7 @@ type Ack struct {
 	ID       string // the message's id: the one given, or the one made for it
 	Stream   string
 	Position uint64 // in the stream; not the mailbox's sequence
+	Tries    int    // how often it was sent
 }
 
 // Receipt says that the archive holds the message.
@@ -82,8 +83,8 @@ func header(name, value string) Option {
 // refuse is refused here already, since behind the stream door a refusal is only a receipt and a quarantine entry.
 //
 // It tries until ctx ends (15 s where ctx has no deadline) and sends the same id each time, so that a message whose
-// answer was lost is still one message. When it fails with Unavailable the message may have been accepted all the
-// same: the Ack has its id also then, and publishing again with that id is safe.
+// answer was lost is still one message. When it fails the Ack has the message's id all the same, and the error says
+// whether the message may have been accepted: then it is ErrUnknown.
 func (p *Publisher) Publish(ctx context.Context, to subject.Address, payload []byte, options ...Option) (Ack, error) {
 	m, err := outgoing(subject.In, to, payload, options)
 	if err != nil {
@@ -93,16 +94,34 @@ func (p *Publisher) Publish(ctx context.Context, to subject.Address, payload []b
 	ctx, cancel := patience(ctx)
 	defer cancel()
 	pause := backoff{most: publishPause}
+	var unknown bool // of any try: a later refusal says nothing of an earlier one that may have been taken
 	for {
 		held, refusal := p.try(ctx, m)
+		ack.Tries++
 		if refusal == nil {
 			ack.Stream, ack.Position = held.Stream, held.Sequence
 			return ack, nil
 		}
+		unknown = unknown || refusal.unknown
 		if !refusal.Retry || p.nc.IsClosed() || wait(ctx, pause.next()) != nil {
-			return ack, refusal
+			return ack, refusal.err(unknown)
 		}
 	}
+}
+
+// failure is why a try to publish failed.
+type failure struct {
+	*problem.Problem
+
+	unknown bool // the message may have been taken
+}
+
+// err is what the publisher is told.
+func (f *failure) err(unknown bool) error {
+	if unknown {
+		return fmt.Errorf("%w: %w", ErrUnknown, f.Problem)
+	}
+	return f.Problem
 }
 
 // pubAck is what JetStream answers to a publish.
@@ -113,42 +132,46 @@ type pubAck struct {
 }
 
 // try publishes once.
-func (p *Publisher) try(ctx context.Context, m *nats.Msg) (*nats.PubAck, *problem.Problem) {
+func (p *Publisher) try(ctx context.Context, m *nats.Msg) (*nats.PubAck, *failure) {
 	ctx, cancel := context.WithTimeout(ctx, p.attempt)
 	defer cancel()
 	reply, err := p.nc.RequestMsgWithContext(ctx, m)
 	switch {
 	case errors.Is(err, nats.ErrMaxPayload):
-		return nil, tooLarge()
+		return nil, &failure{Problem: tooLarge()}
 	case errors.Is(err, nats.ErrNoResponders):
-		return nil, problem.New(problem.Unavailable, "no stream takes messages right now; is collect running? Publish again with the same id")
+		return nil, &failure{Problem: problem.New(problem.Unavailable, "no stream takes messages right now; is collect running? Publish again")}
+	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrHeadersNotSupported):
+		// The last one is what nats.go says before it has ever been connected.
+		return nil, &failure{Problem: problem.New(problem.Unavailable, "there is no connection to NATS (%v); publish again", err)}
 	case err != nil:
-		return nil, problem.New(problem.Unavailable, "the message may or may not have been accepted (%v); publish again with the same id", err)
+		return nil, &failure{problem.New(problem.Unavailable, "no stream has answered (%v); publish again with the same id", err), true}
 	}
 	var answer pubAck
 	if err := json.Unmarshal(reply.Data, &answer); err != nil || (answer.Refusal == nil && answer.Stream == "") {
-		return nil, problem.New(problem.InternalFault, "somebody who is no stream answers on %s", m.Subject)
+		return nil, &failure{problem.New(problem.InternalFault, "somebody who is no stream answers on %s", m.Subject), true}
 	}
 	return &answer.PubAck, refused(answer.Refusal)
 }
 
-// refused is what a stream's error means to a publisher; nil for none.
-func refused(e *nats.APIError) *problem.Problem {
+// refused is what a stream's error means to a publisher; nil for none. After one of 500 and above nobody can tell: the
+// disk may be full at one of three servers only.
+func refused(e *nats.APIError) *failure {
 	switch {
 	case e == nil:
 		return nil
 	case e.ErrorCode == messageTooLarge:
-		return tooLarge()
-	case e.Code >= http.StatusInternalServerError: // a full stream, a cluster without a leader
-		return problem.New(problem.Unavailable, "the stream can't take the message right now (%s); publish again with the same id", e.Description)
+		return &failure{Problem: tooLarge()}
+	case e.Code >= http.StatusInternalServerError: // a full stream or disk, a cluster without a leader
+		return &failure{problem.New(problem.Unavailable, "the stream can't take the message right now (%s); publish again with the same id", e.Description), true}
 	default:
-		return problem.New(problem.BadRequest, "the stream refused the message: %s", e.Description)
+		return &failure{Problem: problem.New(problem.BadRequest, "the stream refused the message: %s", e.Description)}
 	}
 }
 
 // Request hands a message to the request door and returns once the archive holds it. It tries once: Unavailable
-// comes at once when the partition has no owner at the moment, and the Receipt has the message's id also then, so
-// that the caller may try again with it.
+// comes at once when the partition has no owner at the moment. Whatever may be tried again counts as ErrUnknown, and
+// the Receipt has the message's id also then: try again with it.
 func (p *Publisher) Request(ctx context.Context, to subject.Address, payload []byte, options ...Option) (Receipt, error) {
 	m, err := outgoing(subject.Publish, to, payload, options)
 	if err != nil {
@@ -158,7 +181,9 @@ func (p *Publisher) Request(ctx context.Context, to subject.Address, payload []b
 	ctx, cancel := patience(ctx)
 	defer cancel()
 	reply, err := rpc.Send(ctx, p.nc, m)
-	if err != nil {
+	if refusal := problem.From(err); err != nil && (refusal.Retry || refusal.Code == problem.InternalFault) {
+		return receipt, fmt.Errorf("%w: %w", ErrUnknown, err)
+	} else if err != nil {
 		return receipt, err
 	}
 	if err := json.Unmarshal(reply.Data, &receipt); err != nil {

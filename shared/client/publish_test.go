@@ -65,7 +65,7 @@ func TestPublishSaysWhatItWasTold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ack != (Ack{ID: "order-1", Stream: "IN", Position: 1}) {
+	if ack != (Ack{ID: "order-1", Stream: "IN", Position: 1, Tries: 1}) {
 		t.Errorf("ack %+v", ack)
 	}
 	stored, err := in.GetMsg(t.Context(), 1)
@@ -123,8 +123,8 @@ func TestPublishRepeatsWithTheSameID(t *testing.T) {
 	p := NewPublisher(nc)
 	p.attempt = 20 * time.Millisecond
 	ack, err := p.Publish(t.Context(), alice(), []byte("1"))
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || ack.Tries != 4 {
+		t.Fatal(ack, err)
 	}
 	for range 4 {
 		if id := receive(t, ids); id != ack.ID {
@@ -139,8 +139,58 @@ func TestPublishGivesUpWithTheContext(t *testing.T) {
 	defer cancel()
 	ack, err := NewPublisher(nc).Publish(ctx, alice(), []byte("1"), WithID("mine"))
 	p := problem.From(err)
-	if p.Code != problem.Unavailable || !p.Retry || ack.ID != "mine" {
-		t.Errorf("ack %+v, err %v", ack, err)
+	if p.Code != problem.Unavailable || !p.Retry || ack.ID != "mine" || ack.Tries == 0 || errors.Is(err, ErrUnknown) {
+		t.Errorf("ack %+v, err %v: nobody was there to take it", ack, err)
+	}
+}
+
+// What one try left open no later refusal closes: the message of the first may have been stored.
+func TestPublishSaysWhatIsUnknown(t *testing.T) {
+	for name, c := range map[string]struct {
+		answers []string // to each try; empty for none, and none after the last
+		unknown bool
+	}{
+		"silence":                   {nil, true},
+		"no answer, then refused":   {[]string{"", `{"error":{"code":400,"err_code":10060,"description":"expected stream does not match"}}`}, true},
+		"refused":                   {[]string{`{"error":{"code":400,"err_code":10060,"description":"expected stream does not match"}}`}, false},
+		"disk full, then too large": {[]string{`{"error":{"code":503,"err_code":10077,"description":"no space left on device"}}`, `{"error":{"code":400,"err_code":10054}}`}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			nc := natsServer(t)
+			_, err := nc.Subscribe(subject.In(alice()), func(m *nats.Msg) {
+				if len(c.answers) > 0 {
+					if c.answers[0] != "" {
+						_ = m.Respond([]byte(c.answers[0]))
+					}
+					c.answers = c.answers[1:]
+				}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			p := NewPublisher(nc)
+			p.attempt = 50 * time.Millisecond
+			if _, err := p.Publish(ctx, alice(), []byte("1")); err == nil || errors.Is(err, ErrUnknown) != c.unknown {
+				t.Errorf("%v; unknown should be %t", err, c.unknown)
+			}
+		})
+	}
+}
+
+// A publish without a connection fails when its time is over, and says that nothing was sent.
+func TestPublishWithoutAConnection(t *testing.T) {
+	nc, err := nats.Connect("nats://127.0.0.1:1", nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err = NewPublisher(nc).Publish(ctx, alice(), []byte("1"))
+	if !errors.Is(err, problem.New(problem.Unavailable, "")) || errors.Is(err, ErrUnknown) {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -231,11 +281,11 @@ func TestRequest(t *testing.T) {
 	if err != nil || receipt.Seq != 7 || receipt.State != "archived" || len(receipt.ID) != 26 || receipt.To != "user:alice" {
 		t.Errorf("receipt %+v, err %v", receipt, err)
 	}
-	if _, err := p.Request(t.Context(), alice(), []byte("1"), WithID("taken")); !errors.Is(err, problem.New(problem.Conflict, "")) {
+	if _, err := p.Request(t.Context(), alice(), []byte("1"), WithID("taken")); !errors.Is(err, problem.New(problem.Conflict, "")) || errors.Is(err, ErrUnknown) {
 		t.Errorf("a taken id: %v", err)
 	}
 	receipt, err = p.Request(t.Context(), subject.UserAddress("default", "bob"), []byte("1"))
-	if !errors.Is(err, problem.New(problem.Unavailable, "")) || len(receipt.ID) != 26 {
+	if !errors.Is(err, problem.New(problem.Unavailable, "")) || !errors.Is(err, ErrUnknown) || len(receipt.ID) != 26 {
 		t.Errorf("nobody there: %+v, %v", receipt, err)
 	}
 }

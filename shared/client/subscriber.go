@@ -6,8 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
+	"net/http"
 	"sync"
 	"time"
+
+	"github.com/gorilla/websocket"
 
 	"github.com/weftpush/weft/shared/protocol"
 	"github.com/weftpush/weft/shared/subject"
@@ -15,18 +19,23 @@ import (
 
 const (
 	clientName = "weft-go/0.1"
-	// reconnectMost is the longest pause between two connections.
-	reconnectMost = 30 * time.Second
 	// ackEvery is how long a handled message waits for others to be acknowledged with.
 	ackEvery = 50 * time.Millisecond
 	// queueMost is how many messages and gaps wait for the handler. When there are more the connection is not read
 	// on, and a server that finds it too slow closes it: what was not handled comes with the next one.
 	queueMost = 4096
+	// ownReplaced is for how long a hello that got no answer can be what a session was replaced by: a node that was
+	// stopped opens it when it wakes.
+	ownReplaced = 2 * time.Minute
 )
 
 // Options say who connects where. URL, Token and Device are needed.
 type Options struct {
-	URL string // of any push node: ws://host:port or wss://host:port
+	// URL of any push node, ws://host:port or wss://host:port, or of several, separated by commas: when a connection
+	// ends, the next one is tried.
+	URL string
+	// InOrder begins with the first URL and goes on in their order, which is random otherwise.
+	InOrder bool
 	// Token returns the token for the next connection: a fresh one, after the server has refused the last. An error is
 	// tried again like any other failure.
 	Token func(ctx context.Context) (string, error)
@@ -36,6 +45,8 @@ type Options struct {
 	Topics  []string // to subscribe to, without `topic:`
 	Cursors Store    // Memory when nil
 	Log     *slog.Logger
+	// NetDial opens the network connections, for programs that have to say how; a net.Dialer when nil.
+	NetDial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// The callbacks may be nil. They are called one at a time, by Run, and by Dial for the first connection.
 	OnGap    func(Gap)            // messages that will not come
@@ -54,21 +65,21 @@ type Status struct {
 // Subscriber is a device. Make it with Dial and run it once.
 type Subscriber struct {
 	options Options
-	url     string
 	ledger  *ledger
 	// The goroutine of Dial, then of Run:
-	first *conn // from Dial; nil once Run has it
-	pause backoff
+	first      *conn // from Dial; nil once Run has it
+	nodes      *nodes
+	unanswered time.Time // when a hello last got no answer; zero when none did, or it has been made up for
 }
 
 // Dial checks the options, loads the cursors and makes the first connection; topics are subscribed to when it
-// returns. It tries once: whether a server that is not there is worth waiting for, only the caller knows. After it,
-// Run reconnects. Call Run, or Close.
+// returns. It tries each URL once: whether servers that are not there are worth waiting for, only the caller knows.
+// After it, Run reconnects. Call Run, or Close.
 func Dial(ctx context.Context, options Options) (*Subscriber, error) {
 	if err := options.complete(); err != nil {
 		return nil, err
 	}
-	url, err := endpoint(options.URL)
+	nodes, err := newNodes(options.URL, options.InOrder)
 	if err != nil {
 		return nil, err
 	}
@@ -76,11 +87,17 @@ func Dial(ctx context.Context, options Options) (*Subscriber, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStore, err)
 	}
-	s := &Subscriber{options: options, url: url, ledger: newLedger(state), pause: backoff{most: reconnectMost}}
-	if s.first, err = s.connect(ctx); err != nil {
-		return nil, err
+	s := &Subscriber{options: options, nodes: nodes, ledger: newLedger(state)}
+	for range nodes.urls {
+		if s.first, err = s.connect(ctx); err == nil {
+			return s, nil
+		}
+		if fatal(err) || ctx.Err() != nil {
+			return nil, err
+		}
+		s.nodes.move(err, 0, time.Now())
 	}
-	return s, nil
+	return nil, err
 }
 
 // complete checks the options and fills those in that may be absent.
@@ -124,40 +141,48 @@ func (s *Subscriber) Run(ctx context.Context, handler Handler) error {
 	c := s.first
 	s.first = nil
 	for ctx.Err() == nil {
-		err := s.once(ctx, c, handler)
+		lasted, err := s.once(ctx, c, handler)
 		c = nil
-		if fatal(err) {
+		if fatal(err) && !s.replacedItself(err) {
 			s.options.OnStatus(Status{Err: err})
 			return err
 		}
 		if ctx.Err() == nil {
-			s.rest(ctx, err)
+			s.rest(ctx, err, lasted)
 		}
 	}
 	return nil
 }
 
-// once holds one connection, the one given or a new one, to its end.
-func (s *Subscriber) once(ctx context.Context, c *conn, handler Handler) error {
-	if c == nil {
-		var err error
-		if c, err = s.connect(ctx); err != nil {
-			return err
-		}
+// replacedItself says whether a session was replaced by one that this Subscriber had given up: its node, stopped
+// perhaps, opened it late. Nobody holds that one, so the device comes back. Each hello replaces once.
+func (s *Subscriber) replacedItself(err error) bool {
+	closed, ok := errors.AsType[*Closed](err)
+	if !ok || closed.Code != protocol.CloseReplaced || s.unanswered.IsZero() || time.Since(s.unanswered) > ownReplaced {
+		return false
 	}
-	err := s.hold(ctx, c, handler)
-	if !errors.Is(err, ErrProtocol) {
-		s.pause.reset() // there was a welcome, and the server meant it
-	}
-	return err
+	s.unanswered = time.Time{}
+	return true
 }
 
-// rest waits before the next connection. A node that asked for a reconnect has been waited for already.
-func (s *Subscriber) rest(ctx context.Context, err error) {
-	var pause time.Duration
-	if !errors.Is(err, errDrained) {
-		pause = s.pause.next()
+// once holds one connection, the one given or a new one, to its end. It returns how long that was welcome; a server
+// that broke the protocol did not mean it.
+func (s *Subscriber) once(ctx context.Context, c *conn, handler Handler) (lasted time.Duration, err error) {
+	if c == nil {
+		if c, err = s.connect(ctx); err != nil {
+			return 0, err
+		}
 	}
+	began := time.Now()
+	if err = s.hold(ctx, c, handler); errors.Is(err, ErrProtocol) {
+		return 0, err
+	}
+	return time.Since(began), err
+}
+
+// rest chooses the next node and waits before it is asked.
+func (s *Subscriber) rest(ctx context.Context, err error, lasted time.Duration) {
+	pause := s.nodes.move(err, lasted, time.Now())
 	s.options.OnStatus(Status{Err: err, Retry: pause})
 	s.options.Log.Warn("weft disconnected", "err", err, "retry", pause)
 	_ = wait(ctx, pause) // the caller looks at ctx
@@ -171,14 +196,28 @@ func (s *Subscriber) connect(ctx context.Context) (*conn, error) {
 	}
 	hello := protocol.FromClient{T: protocol.THello, Device: s.options.Device, Topics: s.options.Topics, Client: clientName}
 	hello.Epoch, hello.Cursors = s.ledger.resume(s.options.Topics)
-	c, welcome, err := dial(ctx, s.url, token, hello)
+	c, welcome, err := dial(ctx, s.dialer(), s.nodes.url(), token, hello)
 	if err != nil {
+		if errors.Is(err, errUnanswered) {
+			s.unanswered = time.Now()
+		}
 		return nil, err
 	}
 	s.ledger.begin(welcome)
 	s.options.OnStatus(Status{Online: true, Welcome: welcome})
 	s.options.Log.Info("weft connected", "node", welcome.Node, "session", welcome.Session)
 	return c, nil
+}
+
+func (s *Subscriber) dialer() *websocket.Dialer {
+	d := &websocket.Dialer{
+		Proxy: http.ProxyFromEnvironment, NetDialContext: s.options.NetDial,
+		HandshakeTimeout: greetTimeout, Subprotocols: []string{protocol.Name},
+	}
+	if len(s.nodes.urls) > 1 {
+		d.HandshakeTimeout = otherTimeout
+	}
+	return d
 }
 
 // hold reads, delivers and acknowledges on one connection until it ends, ctx ends or the node drains. What was
@@ -222,6 +261,9 @@ func (s *Subscriber) read(alive context.Context, c *conn, events chan<- event, d
 	for {
 		o, err := c.next()
 		if err != nil {
+			if !errors.Is(err, ErrProtocol) {
+				c.abandon()
+			}
 			return err
 		}
 		switch o.T {
