@@ -137,9 +137,10 @@ func upCommand(started time.Time, log *slog.Logger) *cobra.Command {
 		Short: "Run everything as separate processes: nats-server, redis-server, auth, and two of each other service",
 		Long: `Run everything as separate processes on 127.0.0.1, the way it runs on many machines. redis-server must be on PATH
 (on Debian: apt-get install redis-server), nats-server too unless --build-nats builds it. The archive is one SQLite
-file that the collects share, or the MongoDB that --archive names.`,
+file that the collects share, or the MongoDB that --archive names. A process that dies is started again.`,
 		Args: cobra.NoArgs,
 		Example: `  weft up --build-nats
+  weft up --nats-servers 3 --nodes 3
   weft up --archive mongodb://127.0.0.1:27017/weft`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.Out = c.OutOrStdout()
@@ -151,7 +152,8 @@ file that the collects share, or the MongoDB that --archive names.`,
 	f.StringVar(&o.Archive, "archive", "", "MongoDB `URI` with the database's name; SQLite in the data folder if it is not given")
 	f.BoolVar(&o.BuildNATS, "build-nats", false, "build nats-server from its module instead of taking it from PATH")
 	f.IntVar(&o.Nodes, "nodes", 2, "how many push nodes, collects and dispatches each")
-	f.IntVar(&o.NATSPort, "nats-port", 4222, "port of NATS; 0 for any free one")
+	f.IntVar(&o.Servers, "nats-servers", 1, "how many nats-servers: 1, or 3 that keep three replicas of every stream")
+	f.IntVar(&o.NATSPort, "nats-port", 4222, "port of the first nats-server, the next ones 10 above each other; 0 for any free ones")
 	f.IntVar(&o.PushPort, "push-port", 8080, "port of the first push node, the next ones 10 above each other; 0 for any free ones")
 	f.IntVar(&o.CollectPort, "collect-port", 8081, "port of the first collect, the next ones 10 above each other; 0 for any free ones")
 	return c

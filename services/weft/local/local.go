@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -45,7 +46,7 @@ func Lock(data string) (*os.File, error) {
 func Ports(ports ...int) ([]string, error) {
 	addresses := make([]string, len(ports))
 	for i, port := range ports {
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))) //nolint:noctx // a bind on loopback does not wait
+		l, err := listen(port)
 		if err != nil {
 			return nil, fmt.Errorf("port %d is not free: %w; choose another one (weft help shows the flags)", port, err)
 		}
@@ -53,6 +54,26 @@ func Ports(ports ...int) ([]string, error) {
 		addresses[i] = l.Addr().String()
 	}
 	return addresses, nil
+}
+
+// Free ports are looked for below those that a system gives to outgoing connections (on Linux from 32768, elsewhere from
+// 49152): a process that died and is started again would find its own port taken by one of them.
+const firstFree, lastFree = 10000, 32767
+
+// listen listens on a port of 127.0.0.1, on a free one if it is 0.
+func listen(port int) (net.Listener, error) {
+	const tries = 100
+	for range tries {
+		candidate := port
+		if port == 0 {
+			candidate = firstFree + rand.IntN(lastFree-firstFree+1) //nolint:gosec // any port will do, it is no secret
+		}
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(candidate))) //nolint:noctx // a bind on loopback does not wait
+		if err == nil || port != 0 {
+			return l, err
+		}
+	}
+	return nil, fmt.Errorf("%d ports between %d and %d are all taken", tries, firstFree, lastFree)
 }
 
 // Port is the port of an address or URL, 0 if it has none.

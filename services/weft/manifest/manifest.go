@@ -1,5 +1,6 @@
 // Package manifest is the file by which the commands find a fabric that runs on this machine: `weft dev` and `weft up`
-// write it into their data folder when everything is ready, and remove it when they stop.
+// write it into their data folder when everything is ready, and remove it when they stop. `weft up` writes it anew
+// whenever a process ends or was started again.
 package manifest
 
 import (
@@ -16,22 +17,24 @@ const name = "manifest.json"
 
 // Manifest is what runs.
 type Manifest struct {
-	Name      string    `json:"name"` // dev or up
-	Data      string    `json:"data"` // the data folder
-	NATS      string    `json:"nats"`
+	Name      string    `json:"name"`    // dev or up
+	Data      string    `json:"data"`    // the data folder
+	NATS      string    `json:"nats"`    // URLs, separated by commas
 	Push      []string  `json:"push"`    // http:// URLs; WebSockets are served on the same ports
 	Collect   []string  `json:"collect"` // http:// URLs
 	Keys      string    `json:"keys"`    // folder of auth's keys
 	Processes []Process `json:"processes"`
 }
 
-// Process is one running process.
+// Process is one process.
 type Process struct {
 	Name  string   `json:"name"`
 	Role  string   `json:"role"`
-	PID   int      `json:"pid"`
+	PID   int      `json:"pid"` // of the last that ran under this name
+	Down  bool     `json:"down,omitempty"`
 	Argv  []string `json:"argv"`
 	Ports []int    `json:"ports"`
+	Probe string   `json:"probe,omitempty"` // what answers when it is ready: an http:// URL with 200, tcp://host:port by accepting
 	Data  string   `json:"data"`
 }
 
