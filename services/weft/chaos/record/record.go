@@ -76,6 +76,7 @@ type Op struct {
 	Counter uint64 `json:"n"` // 1, 2, 3 … for each writer and address
 	ID      string `json:"id"`
 	Door    Door   `json:"door"`
+	TTL     int64  `json:"ttl_us,omitempty"` // after this, counted from Start, it may be gone undelivered; 0 is never
 	Start   int64  `json:"start_us"`
 	End     int64  `json:"end_us"`
 	Tries   int    `json:"tries"`
