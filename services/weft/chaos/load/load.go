@@ -46,6 +46,7 @@ type Load struct {
 	devices []*device
 	writers []*writer
 
+	acked     atomic.Int64  // operations that were acknowledged
 	last      atomic.Int64  // when a device last got something, by the log's clock
 	connected chan struct{} // closed when all devices have been welcomed
 	calm      chan struct{} // closed when devices are to misbehave no more
@@ -154,6 +155,9 @@ func (l *Load) Connected() <-chan struct{} { return l.connected }
 // InFlight is how many messages were sent, and not refused, that some device, connected or away, has yet to get. It is
 // cheap.
 func (l *Load) InFlight() int { return l.owed.count() }
+
+// Acked is how many operations were acknowledged so far.
+func (l *Load) Acked() int { return int(l.acked.Load()) }
 
 // Calm ends all misbehaviour: who is away comes back, who is slow is quick again.
 func (l *Load) Calm() { l.calming.Do(func() { close(l.calm) }) }

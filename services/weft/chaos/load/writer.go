@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -60,7 +59,6 @@ func (l *Load) newWriter(name string, shares bool) *writer {
 func (l *Load) Publish(ctx context.Context) error {
 	ctx, enough := context.WithCancel(ctx)
 	defer enough()
-	var acked atomic.Int64
 	pace := newPace(l.o.Rate)
 	var writing sync.WaitGroup
 	defer writing.Wait()
@@ -74,7 +72,7 @@ func (l *Load) Publish(ctx context.Context) error {
 		for _, to := range w.addresses {
 			ours.Go(func() {
 				w.write(ctx, to, pace, func() {
-					if acked.Add(1) == int64(l.o.Acked) {
+					if l.acked.Add(1) == int64(l.o.Acked) {
 						enough()
 					}
 				})
