@@ -49,12 +49,22 @@ func (l *Log) Add(r Record) {
 	}
 }
 
-// Run, Op, Conn, Got, Gap, Fault and Phase write a record of their kind.
-func (l *Log) Run(r Run)     { l.Add(Record{Kind: KindRun, Run: &r}) }
-func (l *Log) Op(r Op)       { l.Add(Record{Kind: KindOp, Op: &r}) }
-func (l *Log) Conn(r Conn)   { l.Add(Record{Kind: KindConn, Conn: &r}) }
-func (l *Log) Got(r Got)     { l.Add(Record{Kind: KindGot, Got: &r}) }
-func (l *Log) Gap(r Gap)     { l.Add(Record{Kind: KindGap, Gap: &r}) }
+// Run writes what is run.
+func (l *Log) Run(r Run) { l.Add(Record{Kind: KindRun, Run: &r}) }
+
+// Op writes an operation that has ended.
+func (l *Log) Op(r Op) { l.Add(Record{Kind: KindOp, Op: &r}) }
+
+// Conn writes what happened to a device's connection.
+func (l *Log) Conn(r Conn) { l.Add(Record{Kind: KindConn, Conn: &r}) }
+
+// Got writes a message at a device.
+func (l *Log) Got(r Got) { l.Add(Record{Kind: KindGot, Got: &r}) }
+
+// Gap writes a declared gap at a device.
+func (l *Log) Gap(r Gap) { l.Add(Record{Kind: KindGap, Gap: &r}) }
+
+// Fault writes a fault that has been undone, or could not be injected.
 func (l *Log) Fault(r Fault) { l.Add(Record{Kind: KindFault, Fault: &r}) }
 
 // Phase marks that a phase has begun now.
