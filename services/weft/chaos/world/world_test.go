@@ -1,0 +1,141 @@
+package world
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/weftpush/weft/services/weft/chaos/record"
+	"github.com/weftpush/weft/services/weft/manifest"
+)
+
+// patience bounds every wait.
+const patience = 60 * time.Second
+
+// A node is killed and comes back; a node that is stopped goes on when the run ends; nothing is left after Close.
+func TestFaultsHealAndCloseLeavesNothing(t *testing.T) {
+	data := t.TempDir()
+	log, err := record.Create(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	w, err := Start(ctx, Options{Data: data, Form: CI, Seed: 1, Log: log, Out: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := process(t, w, "push-1")
+	p := Plan{InFlight: func() int { return 5 }}
+	killed, err := w.Inject(ctx, p, Step{Name: kill, Target: "push-1", For: 200 * time.Millisecond})
+	if err != nil || !killed.Injected || killed.InFlight != 5 || killed.Healed < killed.From+200_000 || w.Kills() != 1 {
+		t.Errorf("%+v, %v, %d kills", killed, err, w.Kills())
+	}
+	after := process(t, w, "push-1")
+	if after.PID == before.PID || after.Down || alive(before.PID) || !alive(after.PID) {
+		t.Errorf("%+v came back as %+v", before, after)
+	}
+	unknown, err := w.Inject(ctx, Plan{}, Step{Name: "storm", Target: devices})
+	if err != nil || unknown.Injected || unknown.Note == "" || unknown.Healed != 0 {
+		t.Errorf("a storm without a crowd: %+v, %v", unknown, err)
+	}
+	stopAndGoOn(t, w, "push-2")
+	last := w.Manifest()
+	doors := append([]string{}, w.Push()...)
+
+	if err := errors.Join(w.Close(), log.Close()); err != nil {
+		t.Error(err)
+	}
+	if _, err := w.Inject(ctx, p, Step{Name: kill, Target: "push-1"}); err == nil {
+		t.Error("a closed world was hurt")
+	}
+	nothingLeft(t, data, last, doors)
+	var names []string
+	err = record.Read(data, func(r record.Record) error {
+		if r.Fault != nil {
+			names = append(names, fmt.Sprintf("%s %t", r.Fault.Name, r.Fault.Injected))
+		}
+		return nil
+	})
+	if got, want := strings.Join(names, ", "), "kill true, storm false, stop true"; err != nil || got != want {
+		t.Errorf("recorded %s, %v, want %s", got, err, want)
+	}
+}
+
+// stopAndGoOn stops a process for an hour and ends the run as soon as it stands still.
+func stopAndGoOn(t *testing.T, w *World, name string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan record.Fault)
+	go func() {
+		defer close(done)
+		f, err := w.Inject(ctx, Plan{}, Step{Name: "stop", Target: name, For: time.Hour})
+		if err != nil {
+			t.Error(err)
+		}
+		done <- f
+	}()
+	pid := process(t, w, name).PID
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for late := time.Now().Add(patience); state(pid) != "T"; <-look.C {
+		if time.Now().After(late) {
+			t.Fatalf("%s is %s, want it stopped", name, state(pid))
+		}
+	}
+	cancel()
+	if f := <-done; !f.Injected || f.Healed == 0 || state(pid) == "T" {
+		t.Errorf("%+v, and %s is %s", f, name, state(pid))
+	}
+}
+
+// nothingLeft says that no process lives, no mount stands and no door is open.
+func nothingLeft(t *testing.T, data string, m manifest.Manifest, doors []string) {
+	t.Helper()
+	for _, p := range m.Processes {
+		if alive(p.PID) {
+			t.Errorf("%s is alive", p.Name)
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || strings.Contains(string(mounts), data) {
+		t.Errorf("something is mounted in %s: %v", data, err)
+	}
+	for _, door := range doors {
+		if conn, err := net.Dial("tcp", host(door)); err == nil {
+			conn.Close()
+			t.Errorf("%s is open", door)
+		}
+	}
+}
+
+func process(t *testing.T, w *World, name string) manifest.Process {
+	t.Helper()
+	for _, p := range w.Manifest().Processes {
+		if p.Name == name {
+			return p
+		}
+	}
+	t.Fatalf("there is no %s", name)
+	return manifest.Process{}
+}
+
+func alive(pid int) bool { return !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }
+
+// state is what a process does by /proc: T is stopped.
+func state(pid int) string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return err.Error()
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	return rest[:1]
+}
