@@ -19,14 +19,14 @@ import (
 )
 
 // patienceOfTests bounds every wait.
-const patienceOfTests = 60 * time.Second
+const patienceOfTests = 2 * time.Minute
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fabric runs `weft dev` in this process for the time of a test.
 func fabric(t *testing.T) (manifest.Manifest, auth.Key) {
 	t.Helper()
-	t.Setenv("WEFT_HEARTBEAT", "1s")
+	t.Setenv("WEFT_HEARTBEAT", "4s")
 	ready := make(chan manifest.Manifest, 1)
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -66,7 +66,7 @@ func run(t *testing.T, writing time.Duration, change func(*Options)) (*Load, []r
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := Options{NATS: m.NATS, Push: m.Push, Collect: m.Collect, Key: key, Log: log, Seed: 7, Users: 3, Writers: 3, Rate: 200, Keep: 3 * time.Second}
+	o := Options{NATS: m.NATS, Push: m.Push, Collect: m.Collect, Key: key, Log: log, Seed: 7, Users: 3, Writers: 3, Rate: 200, Keep: 10 * time.Second}
 	change(&o)
 	l, err := New(o)
 	if err != nil {
