@@ -15,7 +15,7 @@ const (
 	sumEnd  = len(sumMark) + 16 + len(`"}`)
 	// The sizes of padding, in bytes: mostly small, and one in largeOdds large.
 	padLeast, padMost = 0, 4 << 10
-	padLarge          = 100 << 10
+	padLarge          = 60 << 10 // a payload may have 64 KiB
 	largeOdds         = 1000
 	// breakOdds: one in so many payloads has a line break in it, and so travels as data64.
 	breakOdds = 16
