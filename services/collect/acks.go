@@ -17,6 +17,8 @@ const (
 	ackFetch = 32
 	// ackWait is how long a fetch waits for the first of them.
 	ackWait = time.Second
+	// ackTimeout is how long the archive may take for them.
+	ackTimeout = 5 * time.Second
 )
 
 // readAcks raises cursors by what push nodes hand over, until ctx ends. Raising commutes and can be done twice, so
@@ -33,7 +35,7 @@ func (s *Service) readAcks(ctx context.Context) error {
 		}
 		if err != nil && ctx.Err() == nil {
 			s.faults.Note("raise cursors", err)
-			pause(ctx, retryAfter)
+			pause(ctx)
 		}
 	}
 	return nil
@@ -66,7 +68,7 @@ func (s *Service) raiseCursors(ctx context.Context, consumer jetstream.Consumer)
 		return fmt.Errorf("fetch: %w", err)
 	}
 	if len(cursors) > 0 {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), archiveTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ackTimeout)
 		defer cancel()
 		if err := s.archive.Advance(ctx, cursors); err != nil {
 			return fmt.Errorf("advance: %w", err)

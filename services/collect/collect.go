@@ -37,8 +37,6 @@ const (
 	// handlers is how many requests of one endpoint are worked on at once; the next one waits in the subscription. Each
 	// endpoint has its own: publishers who wait for a slow owner must not keep nodes from reading history.
 	handlers = 256
-	// retryAfter is how long collect waits before it tries again what failed on the archive or on NATS.
-	retryAfter = 500 * time.Millisecond
 )
 
 // Service is one collect process. Any number may run: each partition has one owner among them.
@@ -54,7 +52,9 @@ type Service struct {
 	js      jetstream.JetStream
 	archive archive.Archive
 	table   *route.Table
+	trials  *partition.Trials
 
+	reads    fuse
 	requests requests
 	posts    chan struct{} // a place for each POST that is worked on
 }
@@ -94,6 +94,7 @@ func (s *Service) runOn(ctx context.Context, a archive.Archive) (err error) {
 	if s.js, err = jetstream.New(s.nc, jetstream.WithPublishAsyncTimeout(publishTimeout)); err != nil {
 		return fmt.Errorf("collect: %w", err)
 	}
+	s.trials = partition.NewTrials(s.js, stage)
 	facts := a.Facts()
 	if err := s.createFabric(ctx, fabric.Facts{Epoch: facts.Epoch, Partitions: facts.Partitions}); err != nil {
 		return err
@@ -141,7 +142,7 @@ func (s *Service) openArchive(ctx context.Context) (archive.Archive, error) {
 			return nil, fmt.Errorf("collect: -archive: %w", err)
 		}
 		s.faults.Note("open the archive", err)
-		if !pause(ctx, retryAfter) {
+		if !pause(ctx) {
 			return nil, ctx.Err()
 		}
 	}
@@ -172,7 +173,7 @@ func (s *Service) createFabric(ctx context.Context, facts fabric.Facts) error {
 			return fmt.Errorf("collect: %w", err)
 		}
 		s.faults.Note("create the streams", err)
-		if !pause(ctx, retryAfter) {
+		if !pause(ctx) {
 			return ctx.Err()
 		}
 	}
@@ -275,12 +276,12 @@ func (r *requests) end() {
 	r.working.Wait()
 }
 
-// pause waits and says whether ctx still runs.
-func pause(ctx context.Context, d time.Duration) bool {
+// pause waits for retryAfter and says whether ctx still runs.
+func pause(ctx context.Context) bool {
 	select {
 	case <-ctx.Done():
 		return false
-	case <-time.After(d):
+	case <-time.After(retryAfter):
 		return true
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -29,7 +30,12 @@ import (
 	"github.com/weftpush/weft/shared/subject"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if role := os.Getenv(childRole); role != "" {
+		os.Exit(beChild(role))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience bounds every wait of these tests; nothing takes that long unless it is broken.
 const patience = 20 * time.Second
@@ -41,6 +47,7 @@ type world struct {
 	t       testing.TB
 	nats    *embed.Server
 	dir     string // of the server
+	file    string // of the archive
 	redis   *embed.RedisServer
 	nc      *nats.Conn
 	js      jetstream.JetStream
@@ -61,7 +68,8 @@ func newWorld(t testing.TB) *world {
 	w := &world{t: t, nats: server, dir: dir, redis: redis}
 	t.Cleanup(func() { w.nats.Stop() })
 	t.Cleanup(func() { w.stopRedis() })
-	a, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "archive.db"), archive.Facts{Partitions: 1})
+	w.file = filepath.Join(t.TempDir(), "archive.db")
+	a, err := sqlite.Open(t.Context(), w.file, archive.Facts{Partitions: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,6 +205,8 @@ type faulty struct {
 	mu      sync.Mutex // protects what follows
 	before  func(ctx context.Context) error
 	after   func(ctx context.Context) error
+	pings   func(ctx context.Context) error
+	refuse  func(*message.Message) error // fails the batch that the message is in
 	appends int
 }
 
@@ -206,11 +216,25 @@ func (f *faulty) disturb(before, after func(ctx context.Context) error) {
 	f.before, f.after = before, after
 }
 
+func (f *faulty) disturbPings(before func(ctx context.Context) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.pings = before
+}
+
 func (f *faulty) Append(ctx context.Context, partition int, batch []*message.Message, heads archive.Heads) ([]archive.Outcome, error) {
 	f.mu.Lock()
-	before, after := f.before, f.after
+	before, after, refuse := f.before, f.after, f.refuse
 	f.appends++
 	f.mu.Unlock()
+	for _, m := range batch {
+		if refuse == nil {
+			break
+		}
+		if err := refuse(m); err != nil {
+			return nil, err
+		}
+	}
 	if before != nil {
 		if err := before(ctx); err != nil {
 			return nil, err
@@ -223,6 +247,19 @@ func (f *faulty) Append(ctx context.Context, partition int, batch []*message.Mes
 	return outcomes, err
 }
 
+// Ping fails where appends do.
+func (f *faulty) Ping(ctx context.Context) error {
+	f.mu.Lock()
+	before := f.pings
+	f.mu.Unlock()
+	if before != nil {
+		if err := before(ctx); err != nil {
+			return err
+		}
+	}
+	return f.Archive.Ping(ctx)
+}
+
 func (f *faulty) tried() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -231,8 +268,10 @@ func (f *faulty) tried() int {
 
 // down makes every append fail until the returned function is called.
 func (f *faulty) down() (up func()) {
-	f.disturb(func(context.Context) error { return fmt.Errorf("the archive is down") }, nil)
-	return func() { f.disturb(nil, nil) }
+	fail := func(context.Context) error { return fmt.Errorf("the archive is down") }
+	f.disturb(fail, nil)
+	f.disturbPings(fail)
+	return func() { f.disturb(nil, nil); f.disturbPings(nil) }
 }
 
 // header makes headers of names and values.
@@ -313,6 +352,16 @@ func (w *world) count(stream string) int {
 func (w *world) logged(n int) []*message.Message {
 	w.t.Helper()
 	w.eventually(fmt.Sprintf("%d messages in the log", n), func() bool { return w.count(fabric.MsgStream(0)) >= n })
+	all := w.logEntries()
+	if len(all) != n {
+		w.t.Fatalf("%d messages in the log, not %d", len(all), n)
+	}
+	return all
+}
+
+// logEntries is what the log holds.
+func (w *world) logEntries() []*message.Message {
+	w.t.Helper()
 	var all []*message.Message
 	for _, raw := range w.stored(fabric.MsgStream(0)) {
 		entries, err := message.DecodeEntries(raw.Data)
@@ -320,9 +369,6 @@ func (w *world) logged(n int) []*message.Message {
 			w.t.Fatalf("%d entries, %v", len(entries), err)
 		}
 		all = append(all, entries[0].Message)
-	}
-	if len(all) != n {
-		w.t.Fatalf("%d messages in the log, not %d", len(all), n)
 	}
 	return all
 }
@@ -365,9 +411,9 @@ func (w *world) setLog(change func(*jetstream.StreamConfig)) {
 // fillLog makes the log refuse every message until the returned function is called.
 func (w *world) fillLog() (free func()) {
 	w.t.Helper()
-	w.setLog(func(c *jetstream.StreamConfig) { c.MaxMsgSize, c.Discard = 1, jetstream.DiscardNew })
+	w.setLog(func(c *jetstream.StreamConfig) { c.MaxBytes, c.Discard = 1, jetstream.DiscardNew })
 	return func() {
-		w.setLog(func(c *jetstream.StreamConfig) { c.MaxMsgSize, c.Discard = -1, jetstream.DiscardOld })
+		w.setLog(func(c *jetstream.StreamConfig) { c.MaxBytes, c.Discard = -1, jetstream.DiscardOld })
 	}
 }
 

@@ -53,7 +53,7 @@ func (s *Service) pass(ctx context.Context, m *message.Message) (*message.Receip
 	reply, err := rpc.Send(ctx, s.nc, request)
 	if err != nil {
 		if p := problem.From(err); p.Code == problem.Unavailable {
-			return nil, problem.New(problem.Unavailable, "the message could not be archived now; send it again with the id %s", m.ID)
+			return nil, problem.New(problem.Unavailable, "the message could not be archived now (%s); send it again with the id %s", p.Message, m.ID)
 		}
 		return nil, err
 	}

@@ -3,7 +3,6 @@ package collect
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -29,20 +28,10 @@ const (
 	doorQueue = 4096
 	// doorClose is how long the request door of a term that has ended waits for what is on its way.
 	doorClose = time.Second
-	// publishTimeout is how long the log may take to take a batch.
-	publishTimeout = 5 * time.Second
-	// lookBack is how far before the log's last message the archive is published again at the start of a term: what
-	// was archived and not yet published when the owner before this one died, and what a server that syncs every two
-	// minutes has lost.
-	lookBack = 2 * time.Minute
 	// firstPurge is how long after its begin a term purges first, at the latest.
 	firstPurge = time.Minute
 	// headsMost is how many heads a term remembers before it begins anew.
 	headsMost = 100_000
-	// hintTimeout is how long Redis may take to raise the heads of a batch, and hintRest how long it is left alone
-	// after it did not: a Redis that hangs must not slow every batch down.
-	hintTimeout = 500 * time.Millisecond
-	hintRest    = time.Second
 )
 
 // term is the time in which this process owns one partition. Everything in it belongs to one goroutine.
@@ -55,6 +44,20 @@ type term struct {
 	hinted    time.Time          // when Redis last failed to raise heads
 	logged    uint64             // the log's sequence that was written last
 	torn      uint64             // the log has gone back to this sequence, and what it lost is not in it again; 0: no
+	refused   map[string]int     // by message: how often the log refused it for good
+
+	answerBy time.Time     // when requests of the batch at work are refused
+	away     bool          // something is known not to answer
+	why      string        // what
+	patience time.Duration // how long the archive may take for a batch
+
+	begun     bool // the first message of the stream has come
+	singly    int  // so many messages more are worked on alone
+	trial     *partition.Trial
+	suspects  map[subject.Address]*suspect
+	held      int       // they and the messages behind them
+	kept      time.Time // when the server was last told that they are held
+	convicted int       // messages set aside since one was stored
 }
 
 // own is one term. It returns when ctx ends: somebody else owns the partition then, or the process stops.
@@ -63,6 +66,7 @@ func (s *Service) own(ctx context.Context, p int) error {
 		Service: s, partition: p, heads: make(archive.Heads),
 		// A buffer, so that what comes while a batch is worked on makes up the next one.
 		stream: make(chan jetstream.Msg, batchMost), door: make(chan *nats.Msg, doorQueue),
+		why: "archive: no answer yet", refused: make(map[string]int), patience: appendTimeout, suspects: make(map[subject.Address]*suspect),
 	}
 	sub, err := s.nc.ChanSubscribe(subject.Collect(p), t.door)
 	if err != nil {
@@ -98,30 +102,101 @@ func (t *term) run(ctx context.Context) error {
 	reconnected := t.nc.StatusChanged(nats.CONNECTED)
 	defer t.nc.RemoveStatusListener(reconnected)
 	t.republish(ctx)
+	again := time.NewTicker(examineEvery)
+	defer again.Stop()
 	for ctx.Err() == nil {
+		stream := t.stream
+		if t.held >= heldMost {
+			stream = nil
+		}
 		select {
 		case <-ctx.Done():
 		case <-reconnected:
 			t.republish(ctx)
-		case msg := <-t.stream:
-			t.work(ctx, t.gather(t.fromStream(msg)))
+		case msg := <-stream:
+			t.take(ctx, msg)
 		case msg := <-t.door:
 			t.work(ctx, t.gather(t.fromDoor(msg)))
+		case <-again.C:
+			t.examine(ctx)
 		}
 		if t.torn > 0 {
 			t.republish(ctx)
 		}
 	}
+	for _, s := range t.suspects {
+		t.letGo(s.batch)
+	}
 	return nil
 }
 
+// take works on a message of the stream and what came with it. The term's first message is on trial: if it kills this
+// process, the next owner knows. Where it has killed some already, messages are worked on alone for as long as a batch may
+// be, each on trial, until the one that kills is found; that one is set aside without being looked into.
+func (t *term) take(ctx context.Context, msg jetstream.Msg) {
+	if t.begun && t.singly == 0 {
+		t.work(ctx, t.gather(t.fromStream(msg)))
+		return
+	}
+	deaths := t.tryOut(ctx, msg)
+	defer func() { t.trial.Survived() }()
+	if ctx.Err() != nil {
+		return
+	}
+	t.begun, t.singly = true, max(0, t.singly-1)
+	if deaths >= partition.Suspicious {
+		t.log.Warn("owners died at a message; it and those behind it are worked on alone", "partition", t.partition, "deaths", deaths)
+		t.singly = batchMost
+	}
+	if deaths >= partition.Deadly {
+		t.work(ctx, []intake{t.deadly(msg, deaths)})
+		return
+	}
+	if t.singly > 0 {
+		t.work(ctx, []intake{t.fromStream(msg)})
+		return
+	}
+	t.work(ctx, t.gather(t.fromStream(msg)))
+}
+
+// tryOut puts a message on trial and says how many owners died at it. The bucket is no reason to stop: without it the
+// message counts as new.
+func (t *term) tryOut(ctx context.Context, msg jetstream.Msg) int {
+	var trial *partition.Trial
+	t.answerBy = time.Now().Add(answerWithin)
+	err := t.attempt(ctx, "record the first message", nil, func(ctx context.Context) (err error) {
+		trial, err = t.trials.Begin(ctx, t.partition, msg, t.archiveAnswers)
+		return err
+	})
+	if t.trial = trial; err == nil {
+		return trial.Deaths
+	}
+	if ctx.Err() == nil {
+		t.faults.Note("record the first message", err)
+	}
+	return 0
+}
+
+// archiveAnswers waits until it does.
+func (t *term) archiveAnswers(ctx context.Context) error {
+	for {
+		if err := t.ping(ctx); err == nil || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		pause(ctx)
+	}
+}
+
 // gather adds to a first intake what is there already. It waits for nothing: under load the batches grow by
-// themselves, and a single message is never held up.
+// themselves, and a single message is never held up. Messages of the stream that have to go on trial are left there.
 func (t *term) gather(first intake) []intake {
-	batch := []intake{first}
+	batch, stream := []intake{first}, t.stream
+	if !t.begun || t.singly > 0 || t.held >= heldMost {
+		stream = nil
+	}
 	for size := first.size(); len(batch) < batchMost && size < batchBytes; size += batch[len(batch)-1].size() {
 		select {
-		case msg := <-t.stream:
+		case msg := <-stream:
 			batch = append(batch, t.fromStream(msg))
 		case msg := <-t.door:
 			batch = append(batch, t.fromDoor(msg))
@@ -133,222 +208,33 @@ func (t *term) gather(first intake) []intake {
 }
 
 // work does a batch: archive, heads, log, quarantine, and only then acknowledge. It insists until it is done; when ctx
-// ends before that nothing is acknowledged, and the next owner does it again.
+// ends before that nothing is acknowledged, and the next owner does it again. What fails alone while the archive works
+// becomes a suspect, and is not waited for.
 func (t *term) work(ctx context.Context, batch []intake) {
-	var good []*message.Message
-	var from []int // good[i] came in as batch[from[i]]
-	for i, in := range batch {
-		if in.refusal == nil {
-			good, from = append(good, in.message), append(from, i)
+	t.answerBy = time.Now().Add(answerWithin)
+	if done := t.store(ctx, t.behind(batch), patiently); len(done) > 0 {
+		t.handOn(ctx, done)
+	}
+}
+
+// handOn finishes what has its fate: in the archive, or refused.
+func (t *term) handOn(ctx context.Context, batch []intake) {
+	archived := make([]*message.Message, 0, len(batch))
+	for i := range batch {
+		if in := &batch[i]; in.refusal == nil && len(in.message.Payload) > 0 {
+			archived = append(archived, in.message)
 		}
 	}
-	var outcomes []archive.Outcome
-	err := t.insist(ctx, "archive", batch, func(ctx context.Context) (err error) {
-		if len(good) == 0 {
-			return nil
-		}
-		if outcomes, err = t.archive.Append(ctx, t.partition, good, t.heads); err != nil || len(t.heads) > headsMost {
-			t.heads = make(archive.Heads)
-		}
+	t.raiseHeads(ctx, archived)
+	err := t.insist(ctx, "publish to the log", batch, func(ctx context.Context) (err error) {
+		archived, err = t.publish(ctx, archived)
 		return err
 	})
-	if err != nil {
-		return
-	}
-	archived := settle(batch, from, outcomes)
-	t.raiseHeads(ctx, archived)
-	err = t.insist(ctx, "publish to the log", batch, func(ctx context.Context) error { return t.publish(ctx, archived) })
 	if err == nil {
 		err = t.insist(ctx, "quarantine", batch, func(ctx context.Context) error { return t.quarantine(ctx, batch) })
 	}
 	if err == nil {
 		t.finish(batch)
-	}
-}
-
-// settle takes in what the archive said of each message, outcomes[i] being that of batch[from[i]], and returns what
-// goes into the log: new messages, and those that were there already, under their own sequence.
-func settle(batch []intake, from []int, outcomes []archive.Outcome) []*message.Message {
-	archived := make([]*message.Message, 0, len(outcomes))
-	for i, o := range outcomes {
-		in := &batch[from[i]]
-		if o.Fate == archive.Conflict {
-			in.refusal = problem.New(problem.Conflict, "the id %q of %s belongs to a message with another body; use a new id", o.Message.ID, o.Message.To).In(message.HeaderID)
-			continue
-		}
-		in.message = o.Message
-		if len(o.Message.Payload) > 0 {
-			archived = append(archived, o.Message)
-		}
-	}
-	return archived
-}
-
-// refuseRequests tells those who wait at the request door that they must ask again. Their messages stay in the batch:
-// a part of it may be in the archive, and what is there must come into the log.
-func refuseRequests(batch []intake) {
-	for i := range batch {
-		if in := &batch[i]; in.request != nil {
-			in.answer(nil, problem.New(problem.Unavailable, "the archive or the log does not answer; try again in a moment"))
-			in.request = nil
-		}
-	}
-}
-
-// refuseWaiting refuses the requests that nobody works on yet.
-func (t *term) refuseWaiting() {
-	for {
-		select {
-		case msg := <-t.door:
-			refuseRequests([]intake{{request: msg}})
-		default:
-			return
-		}
-	}
-}
-
-// insist does a step for a batch until it succeeds or ctx ends; only then it returns an error. Once it has failed
-// requests are refused, those of the batch and those that come: a publisher at the request door is never left waiting
-// for something that is known to be down.
-func (t *term) insist(ctx context.Context, step string, batch []intake, do func(context.Context) error) error {
-	for {
-		err := do(ctx)
-		if err == nil {
-			return nil
-		}
-		refuseRequests(batch)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		t.faults.Note(step, err)
-		retry := time.After(retryAfter)
-		for waiting := true; waiting; {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case msg := <-t.door:
-				refuseRequests([]intake{{request: msg}})
-			case <-retry:
-				waiting = false
-			}
-		}
-	}
-}
-
-// raiseHeads tells Redis before the log: whoever compares heads later sees the message, even if its frame is lost.
-func (t *term) raiseHeads(ctx context.Context, archived []*message.Message) {
-	heads := make(map[subject.Address]uint64, len(archived))
-	for _, m := range archived {
-		heads[m.To] = max(heads[m.To], m.Seq)
-	}
-	if len(heads) == 0 || time.Since(t.hinted) < hintRest {
-		return
-	}
-	hint, cancel := context.WithTimeout(ctx, hintTimeout)
-	defer cancel()
-	if err := t.table.RaiseHeads(hint, heads); err != nil && ctx.Err() == nil {
-		t.hinted = time.Now()
-		t.faults.Note("raise heads in Redis", err) // a cache: dispatch raises them again
-	}
-}
-
-// publish puts messages into the log and waits until it has them all. Doing it twice is harmless: the log drops what
-// it saw within its window, and nodes drop what they sent.
-func (t *term) publish(ctx context.Context, messages []*message.Message) error {
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
-	defer cancel()
-	acks := make([]jetstream.PubAckFuture, 0, len(messages))
-	for _, m := range messages {
-		ack, err := t.js.PublishMsgAsync(&nats.Msg{
-			Subject: subject.Msg(t.partition, m.To),
-			Header:  nats.Header{jetstream.MsgIDHeader: {fmt.Sprintf("%s/%d", m.To.Tokens(), m.Seq)}},
-			Data:    message.AppendEntry(nil, m.To, message.Entry{From: m.Seq, To: m.Seq, Message: m}),
-		}, jetstream.WithStallWait(publishTimeout))
-		if err != nil {
-			return err
-		}
-		acks = append(acks, ack)
-	}
-	for _, ack := range acks {
-		select {
-		case written := <-ack.Ok():
-			t.follow(written)
-		case err := <-ack.Err():
-			return err
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return nil
-}
-
-// follow notices when the log has gone back: what is written now has the place of something that is lost. A message
-// that the log knew already tells its old place.
-func (t *term) follow(written *jetstream.PubAck) {
-	if written.Duplicate {
-		return
-	}
-	if written.Sequence <= t.logged && t.torn == 0 {
-		t.torn = written.Sequence
-	}
-	t.logged = written.Sequence
-}
-
-// republish puts into the log again what the archive holds of the partition from lookBack before the log's last
-// message: the log may have lost its tail, or the last owner died between archive and log. It insists until it is done
-// or ctx ends; where to begin is found out once, because what is published again ends the log next time.
-func (t *term) republish(ctx context.Context) {
-	since := int64(-1)
-	_ = t.insist(ctx, "publish again what the archive holds", nil, func(ctx context.Context) (err error) {
-		if since < 0 {
-			if since, err = t.logEnd(ctx); err != nil {
-				since = -1
-				return err
-			}
-		}
-		return t.archive.Since(ctx, t.partition, since, func(messages []*message.Message) error {
-			return t.publish(ctx, messages)
-		})
-	}) // it fails only when ctx has ended: the next owner does it again
-	t.torn = 0
-}
-
-// logEnd is the time of archiving (ms since 1970) from which on the log may lack messages. It goes by when the log's
-// last message was archived, not by when the log took it: that may be a moment ago, by an owner who died as he
-// published again. An empty log may lack everything that has not outlived its age.
-func (t *term) logEnd(ctx context.Context) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
-	defer cancel()
-	stream, err := t.js.Stream(ctx, fabric.MsgStream(t.partition))
-	if err != nil {
-		return 0, err
-	}
-	last, err := t.lastLogged(ctx, stream)
-	if age := stream.CachedInfo().Config.MaxAge; errors.Is(err, jetstream.ErrMsgNotFound) && age > 0 {
-		return time.Now().Add(-age).UnixMilli(), nil
-	}
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	end := last.Time.UnixMilli()
-	if entries, err := message.DecodeEntries(last.Data); err == nil && len(entries) == 1 && entries[0].Message != nil {
-		end = entries[0].Message.Archived
-	}
-	return max(0, end-lookBack.Milliseconds()), nil
-}
-
-// lastLogged is the last message of the log, or the last that is left from before it was torn.
-func (t *term) lastLogged(ctx context.Context, stream jetstream.Stream) (*jetstream.RawStreamMsg, error) {
-	switch t.torn {
-	case 0:
-		return stream.GetLastMsgForSubject(ctx, subject.MsgFilter(t.partition))
-	case 1:
-		return nil, jetstream.ErrMsgNotFound
-	default:
-		return stream.GetMsg(ctx, t.torn-1)
 	}
 }
 

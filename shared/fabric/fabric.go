@@ -36,6 +36,9 @@ func LeaseKey(stage string, p int) string { return stage + "." + strconv.Itoa(p)
 // AliveKey is the key of the bucket where an instance that works for a stage sends its heartbeats.
 func AliveKey(stage, instance string) string { return "alive." + stage + "." + instance }
 
+// TrialKey is the key of the bucket that says at which message a partition's owner is at work on trial.
+func TrialKey(stage string, p int) string { return "trial." + stage + "." + strconv.Itoa(p) }
+
 // Facts are chosen when the archive is created; every stream carries them in its metadata.
 type Facts struct {
 	Epoch      string

@@ -133,6 +133,7 @@ func TestTableOfTheBucket(t *testing.T) {
 	defined := []string{
 		key(strings.Replace(LeaseKey("<stage>", 0), ".0", ".<p>", 1), "LeaseKey"),
 		key(AliveKey("<stage>", "<instance>"), "AliveKey"),
+		key(strings.Replace(TrialKey("<stage>", 0), ".0", ".<p>", 1), "TrialKey"),
 	}
 	var written []string
 	for _, row := range section(t, "Bucket") {

@@ -22,6 +22,10 @@ var ErrPartitions = errors.New("archive: created with another number of partitio
 // ErrAddress is the error of an address that names no archive; trying again is of no use.
 var ErrAddress = errors.New("archive: the address must be mongodb://host/database or sqlite:path")
 
+// ErrAway is in the chain of an error that is the archive's own, whatever was asked of it: it is locked, or its disk is
+// full. No message is to blame for one.
+var ErrAway = errors.New("archive: away")
+
 // Facts are chosen when the archive is created and never change: another epoch is another archive.
 type Facts struct {
 	Epoch      string // new when the archive is created, or restored from a backup
@@ -103,7 +107,8 @@ type Archive interface {
 	// message of an address, which keeps its sequence, id and hash, so that the head never goes back.
 	Purge(ctx context.Context, partition int, policy Policy, now time.Time) (int, error)
 
-	// Ping says whether the archive can be reached.
+	// Ping says whether the archive takes writes now, by a small write of its own. A message that it refuses between
+	// two pings that succeed is refused for what it is.
 	Ping(ctx context.Context) error
 
 	// Close ends the archive's connections and goroutines.

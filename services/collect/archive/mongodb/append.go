@@ -20,7 +20,10 @@ import (
 // progress, so two owners need a few; more means that something is wrong, and the caller may try again.
 const attempts = 100
 
-const codeDuplicate = 11000
+const (
+	codeDuplicate = 11000
+	codeDiskFull  = 14031
+)
 
 // identity is what the unique index (address, id) is about.
 type identity struct {
@@ -127,6 +130,9 @@ func duplicateAt(err error) (int, error) {
 	var failed mongo.BulkWriteException
 	if !errors.As(err, &failed) || failed.WriteConcernError != nil || len(failed.WriteErrors) != 1 ||
 		failed.WriteErrors[0].Code != codeDuplicate {
+		if failed.WriteConcernError != nil || failed.HasErrorCode(codeDiskFull) {
+			err = fmt.Errorf("%w: %w", archive.ErrAway, err)
+		}
 		return 0, fmt.Errorf("insert: %w", err)
 	}
 	return failed.WriteErrors[0].Index, nil

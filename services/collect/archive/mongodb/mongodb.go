@@ -33,7 +33,10 @@ import (
 
 const (
 	closeTimeout = 10 * time.Second // for the driver's own work at Close
-	factsKey     = "facts"
+	// connectTimeout is how long a new connection may take, unless the URI says otherwise: after an outage of the
+	// network nobody waits longer for one that was begun during it.
+	connectTimeout = time.Second
+	factsKey       = "facts"
 
 	defaultDatabase = "weft"
 )
@@ -44,6 +47,7 @@ type Archive struct {
 	client   *mongo.Client
 	messages *mongo.Collection
 	cursors  *mongo.Collection
+	about    *mongo.Collection // the facts; Ping writes there
 	clock    clock
 }
 
@@ -63,15 +67,15 @@ func Open(ctx context.Context, uri, database string, facts archive.Facts) (*Arch
 	}
 	database = cmp.Or(database, named.Database, defaultDatabase)
 	journal := true
-	client, err := mongo.Connect(options.Client().ApplyURI(uri).SetAppName("weft-archive").
+	client, err := mongo.Connect(options.Client().SetConnectTimeout(connectTimeout).ApplyURI(uri).SetAppName("weft-archive").
 		SetWriteConcern(&writeconcern.WriteConcern{W: writeconcern.WCMajority, Journal: &journal}).
 		SetReadConcern(readconcern.Majority()).SetReadPreference(readpref.Primary()))
 	if err != nil {
 		return nil, fmt.Errorf("mongodb: connect: %w", err)
 	}
 	db := client.Database(database)
-	a := &Archive{client: client, messages: db.Collection("messages"), cursors: db.Collection("cursors")}
-	if err := a.create(ctx, db.Collection("facts"), facts); err != nil {
+	a := &Archive{client: client, messages: db.Collection("messages"), cursors: db.Collection("cursors"), about: db.Collection("facts")}
+	if err := a.create(ctx, a.about, facts); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil
@@ -104,9 +108,10 @@ func (a *Archive) create(ctx context.Context, facts *mongo.Collection, wanted ar
 // Facts are the archive's epoch and partitions.
 func (a *Archive) Facts() archive.Facts { return a.facts }
 
-// Ping says whether the primary answers.
+// Ping says whether the primary takes writes that the majority confirms.
 func (a *Archive) Ping(ctx context.Context) error {
-	if err := a.client.Ping(ctx, readpref.Primary()); err != nil {
+	touch := bson.D{{Key: "$set", Value: bson.D{{Key: "pinged", Value: time.Now().UnixMilli()}}}}
+	if _, err := a.about.UpdateOne(ctx, bson.D{{Key: "_id", Value: factsKey}}, touch); err != nil {
 		return fmt.Errorf("mongodb: ping: %w", err)
 	}
 	return nil

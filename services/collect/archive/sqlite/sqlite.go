@@ -55,6 +55,7 @@ CREATE TABLE IF NOT EXISTS cursors (
 const (
 	insertFacts = `INSERT INTO facts VALUES (1, ?, ?) ON CONFLICT DO NOTHING`
 	selectFacts = `SELECT epoch, partitions FROM facts`
+	touchFacts  = `UPDATE facts SET epoch = epoch`
 )
 
 // Archive is an archive.Archive on one SQLite file.
@@ -152,9 +153,13 @@ func dataSource(path string) (string, error) {
 // Facts are the archive's epoch and partitions.
 func (a *Archive) Facts() archive.Facts { return a.facts }
 
-// Ping says whether the file can be read.
+// Ping says whether the file can be written: another process may hold its lock.
 func (a *Archive) Ping(ctx context.Context) error {
-	if err := a.db.QueryRowContext(ctx, selectFacts).Scan(new(string), new(int)); err != nil {
+	err := a.change(ctx, func(ctx context.Context, tx prepared) error {
+		_, err := tx[touchFacts].ExecContext(ctx)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("sqlite: ping: %w", err)
 	}
 	return nil
@@ -173,6 +178,20 @@ func busy(err error) bool {
 	const sqliteBusy, sqliteLocked, primary = 5, 6, 0xff // extended codes keep the primary one in the low byte
 	var failed *driver.Error
 	return errors.As(err, &failed) && (failed.Code()&primary == sqliteBusy || failed.Code()&primary == sqliteLocked)
+}
+
+// away says whether the error is the file's or the machine's and no message's: locked, disk full, I/O, memory.
+func away(err error) bool {
+	const sqlitePerm, sqliteNoMem, sqliteReadOnly, sqliteIOErr, sqliteCorrupt, sqliteFull, sqliteCantOpen, sqliteProtocol = 3, 7, 8, 10, 11, 13, 14, 15
+	var failed *driver.Error
+	if !errors.As(err, &failed) {
+		return false
+	}
+	switch failed.Code() & 0xff { // extended codes keep the primary one in the low byte
+	case sqlitePerm, sqliteNoMem, sqliteReadOnly, sqliteIOErr, sqliteCorrupt, sqliteFull, sqliteCantOpen, sqliteProtocol:
+		return true
+	}
+	return busy(err)
 }
 
 // prepared are statements by their text. It does not change once made, so it needs no lock.

@@ -36,7 +36,11 @@ func (a *Archive) change(ctx context.Context, apply func(ctx context.Context, tx
 	if err := a.submit(ctx, c); err != nil {
 		return err
 	}
-	return c.wait(ctx)
+	err := c.wait(ctx)
+	if away(err) {
+		err = fmt.Errorf("%w: %w", archive.ErrAway, err)
+	}
+	return err
 }
 
 // submit returns when the writer has taken the change.
@@ -109,7 +113,7 @@ func (w *writer) create(ctx context.Context, wanted archive.Facts) (stored archi
 		return stored, fmt.Errorf("sqlite: read facts: %w", err)
 	}
 	w.tx, err = prepare(ctx, w.conn, selectMailbox, insertMailbox, raiseHead, selectNewest, insertMessage, selectByID,
-		selectCursor, selectHighest, insertCursor, raiseCursor, selectOld, deleteMessage, emptyMessage, emptyExpired)
+		selectCursor, selectHighest, insertCursor, raiseCursor, touchFacts, selectOld, deleteMessage, emptyMessage, emptyExpired)
 	return stored, err
 }
 
