@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -33,7 +32,7 @@ type Service struct {
 	js    jetstream.JetStream
 	table *route.Table
 	peers *peers
-	away  atomic.Int64 // when Redis last failed a look-up, ns since 1970; every partition's loop reads and writes it
+	cache cache
 }
 
 // New makes a dispatch. It does no I/O.
@@ -66,7 +65,7 @@ func (s *Service) Run(ctx context.Context) error {
 	s.peers = newPeers(s)
 	own := partition.Config{Stage: stage, Instance: s.id, Partitions: facts.Partitions, Log: s.log}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.peers.readLeases(ctx) })
+	group.Go(func() error { return s.tend(ctx) })
 	group.Go(func() error { return s.peers.probe(ctx) })
 	group.Go(func() error { return partition.Own(ctx, s.js, own, s.own) })
 	close(s.ready)

@@ -2,12 +2,12 @@
 // addresses of a whole batch, sends each of those nodes one frame, and acknowledges the batch once they have answered.
 //
 // Streams in: WEFT_MSG_<p>. Subjects out: weft.node.<id> (frames, answered), weft.node.<id>.ctl (probe and sweep), and
-// weft.nodes (frames, when Redis has been away since the process began).
+// weft.nodes (frames, while Redis can't be relied on).
 //
 // It is a hint that makes things fast: what it loses is found by the nodes, who see holes in the sequence and compare
 // heads. So it may drop a slow node from a batch, and never lets one node delay another.
 //
 // Goroutines, all owned by Service.Run: for each partition that this process owns a reader and the routing loop, a
-// request for each node that a batch is for, the reader of the leases, and the prober of suspect nodes with a request
+// request for each node that a batch is for, the one that tends Redis, and the prober of suspect nodes with a request
 // for each.
 package dispatch

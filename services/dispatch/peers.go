@@ -16,8 +16,6 @@ import (
 )
 
 const (
-	// leasesEvery is how often the set of live nodes is read.
-	leasesEvery = time.Second
 	// probeEvery is how often suspect nodes are asked whether they are back.
 	probeEvery = 250 * time.Millisecond
 	// goneFor is how long a node that nobody answers for and that has no lease is not tried again. A node's id is never
@@ -41,46 +39,28 @@ func newPeers(s *Service) *peers {
 	return &peers{Service: s, live: make(map[string]bool), suspect: make(map[string]bool), gone: make(map[string]time.Time)}
 }
 
-// readLeases reads the leases until ctx ends.
-func (p *peers) readLeases(ctx context.Context) error {
-	ticker := time.NewTicker(leasesEvery)
-	defer ticker.Stop()
-	for {
-		nodes, err := p.table.Nodes(ctx)
-		if err == nil {
-			p.setLive(nodes)
-		} else if ctx.Err() == nil {
-			p.faults.Note("read the leases of nodes", err) // what was known stays
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-	}
-}
-
-func (p *peers) setLive(nodes []string) {
+// setLive takes in which nodes have a lease. While Redis can't be relied on, those that had one keep it: they may just
+// not be able to renew it.
+func (p *peers) setLive(nodes []string, unreliable bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	clear(p.live)
+	if !unreliable {
+		clear(p.live)
+	}
 	for _, id := range nodes {
 		p.live[id] = true
 	}
 }
 
-// all is every live node, or everyone if none is known: Redis was away since this process began.
+// all is every live node, and everyone, for those that are not known: Redis may have been away since they came.
 func (p *peers) all() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.live) == 0 {
-		return []string{everyone}
-	}
-	list := make([]string, 0, len(p.live))
+	list := make([]string, 0, len(p.live)+1)
 	for id := range p.live {
 		list = append(list, id)
 	}
-	return list
+	return append(list, everyone)
 }
 
 // send gives a node a frame and says whether it has answered. A node that is suspect or gone is passed over at once;

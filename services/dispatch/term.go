@@ -3,7 +3,7 @@ package dispatch
 import (
 	"context"
 	"fmt"
-	"time"
+	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
@@ -21,10 +21,6 @@ const (
 	batchBytes = 512 << 10
 	// frameMost is the largest frame, in bytes, unless one message alone is larger: a NATS message may have 1 MiB.
 	frameMost = 900 << 10
-	// lookUpTimeout is how long Redis may take for a batch, and lookUpRest how long it is left alone after it did not:
-	// a Redis that hangs must not slow every batch down.
-	lookUpTimeout = 500 * time.Millisecond
-	lookUpRest    = time.Second
 )
 
 // routed is one message of the log on its way: the form it has there goes into frames unchanged.
@@ -108,27 +104,41 @@ func (s *Service) route(ctx context.Context, batch []routed) {
 	}
 }
 
-// lookUp finds the nodes of each address, and raises the heads once more, in one round trip. An address that Redis
-// does not tell goes to every node that is known: more work, and nobody waits.
+// lookUp finds the nodes of each address, and raises the heads once more, in one round trip. While Redis can't be
+// relied on every address goes to every node: to those that are known, who answer, and to everyone, since a node may
+// have come meanwhile. More work, and nobody waits; nodes drop what they had.
 func (s *Service) lookUp(ctx context.Context, heads map[subject.Address]uint64) map[subject.Address][]string {
-	nodes := make(map[subject.Address][]string, len(heads))
-	if time.Since(time.Unix(0, s.away.Load())) > lookUpRest {
+	if len(heads) == 0 {
+		return nil
+	}
+	told := make(map[subject.Address][]string, len(heads))
+	if s.cache.usable() {
 		asking, cancel := context.WithTimeout(ctx, lookUpTimeout)
 		defer cancel()
 		var err error
-		if nodes, err = s.table.Lookup(asking, heads); err == nil || ctx.Err() != nil {
-			return nodes
+		if told, err = s.table.Lookup(asking, heads); err == nil || ctx.Err() != nil {
+			return told
 		}
-		s.away.Store(time.Now().UnixNano())
 		s.faults.Note("look routes up", err)
+		s.cache.fail()
 	}
+	s.cache.owe(heads, false)
 	all := s.peers.all()
 	for to := range heads {
-		if _, told := nodes[to]; !told {
-			nodes[to] = all
+		told[to] = union(all, told[to])
+	}
+	return told
+}
+
+// union is all with what is in more besides.
+func union(all, more []string) []string {
+	list := slices.Clip(all)
+	for _, id := range more {
+		if !slices.Contains(all, id) {
+			list = append(list, id)
 		}
 	}
-	return nodes
+	return list
 }
 
 // frames makes one frame for each node, or a few where one would be too large, keeping the batch's order.

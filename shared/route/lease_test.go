@@ -93,14 +93,14 @@ func scriptsFlushed(t *testing.T, s *server) {
 // TestRestored restarts a real Redis from a snapshot: the node must hear of it, and only once.
 func TestRestored(t *testing.T) {
 	dir, port := t.TempDir(), freePort(t)
-	stop := startProcess(t, dir, port)
+	first := startProcess(t, dir, port)
 	s := reach(t, "redis://127.0.0.1:"+port)
 	table, ctx := s.open(t), t.Context()
 	assertRenewed(t, table, "n1", false)
 	must(t, s.client.Save(ctx).Err())
 	assertRenewed(t, table, "n1", false)
 	must(t, table.Register(ctx, "n1", []route.Registration{{Address: alice()}}))
-	stop()
+	first.stop()
 	if lost, err := table.Renew(ctx, "n1", ttl); err == nil || lost {
 		t.Errorf("renewed without Redis: lost %t, %v; want only an error", lost, err)
 	}

@@ -3,6 +3,7 @@ package route
 import (
 	"context"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 
@@ -40,6 +41,22 @@ func (t *Table) RaiseHeads(ctx context.Context, heads map[subject.Address]uint64
 		})
 		if err != nil {
 			return fmt.Errorf("route: raise %d heads: %w", len(heads), err)
+		}
+	}
+	return nil
+}
+
+// DropHeads removes heads that could not be raised: too low a head hides messages from whoever connects, and one that is
+// absent is asked for. A Redis that is full refuses to raise, and still removes.
+func (t *Table) DropHeads(ctx context.Context, addresses iter.Seq[subject.Address]) error {
+	for part := range slices.Chunk(slices.Collect(addresses), chunk) {
+		err := t.pipeline(ctx, func(p redis.Pipeliner) {
+			for _, a := range part {
+				p.Unlink(ctx, t.key(a, "head"))
+			}
+		})
+		if err != nil {
+			return fmt.Errorf("route: drop heads: %w", err)
 		}
 	}
 	return nil

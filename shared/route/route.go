@@ -14,6 +14,7 @@
 //	weft:<epoch>:{<tokens>}:devices  hash   of a user: device → <node>/<session>
 //	weft:<epoch>:node:<node>         string the node's lease
 //	weft:<epoch>:nodes               set    nodes that have, or had, a lease
+//	weft:<epoch>:beat                string how often Beat was called; lower than before, and Redis has gone back
 //
 // <epoch> is the archive's, so nothing outlives a restore of the archive; <tokens> is Address.Tokens. Sequences are
 // scores because ZADD GT raises without a script: 2.4 µs against 3.9 µs on Redis, 7 µs against 140 µs on miniredis.
@@ -52,6 +53,8 @@ const (
 	// chunk is how many addresses one pipeline of a bulk holds, so that 100,000 neither build up in memory nor hold
 	// Redis for longer than about a millisecond at a time (miniredis 40 ms, for its scripts).
 	chunk = 250
+	// scan is how many keys Redis looks at in one step of a walk over all of them.
+	scan = 1000
 )
 
 // Table is a connection pool to Redis, and the keys of one epoch in it.
@@ -59,8 +62,9 @@ type Table struct {
 	client redis.UniversalClient
 	prefix string
 
-	mu     sync.Mutex       // protects leases
+	mu     sync.Mutex       // protects the rest
 	leases map[string]lease // by node; written by Renew and Leave
+	beats  int64            // the highest count that Beat has seen
 }
 
 // Open makes a Table without any I/O, so a Redis that is down is no error. address is

@@ -45,6 +45,7 @@ func TestTable(t *testing.T) {
 		"emptied":      emptied,
 		"rolledback":   rolledBack,
 		"scriptsflush": scriptsFlushed,
+		"goneback":     goneBack,
 	}
 	for kind, start := range kinds() {
 		t.Run(kind, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -82,19 +83,24 @@ func reach(t testing.TB, address string) *server {
 	return s
 }
 
-// startProcess starts a redis-server and returns once it accepts connections. stop kills it, as the end of the test
-// does.
-func startProcess(t testing.TB, dir, port string, more ...string) (stop func()) {
+// process is a redis-server that a test does harm to.
+type process struct {
+	stop   func() // kills it, as the end of the test does
+	signal func(os.Signal) error
+}
+
+// startProcess starts a redis-server and returns once it accepts connections.
+func startProcess(t testing.TB, dir, port string, more ...string) process {
 	t.Helper()
 	path, err := exec.LookPath("redis-server")
 	if err != nil {
 		t.Fatal("these tests need redis-server 7.0 or later on PATH: apt-get install redis-server")
 	}
 	args := append([]string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", dir}, more...)
-	process := exec.Command(path, args...)
-	out, err := process.StdoutPipe()
+	command := exec.Command(path, args...)
+	out, err := command.StdoutPipe()
 	must(t, err)
-	must(t, process.Start())
+	must(t, command.Start())
 	ready, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -104,10 +110,10 @@ func startProcess(t testing.TB, dir, port string, more ...string) (stop func()) 
 			}
 		}
 	}()
-	stop = func() {
-		_ = process.Process.Kill() // an error is a process that has ended
+	stop := func() {
+		_ = command.Process.Kill() // an error is a process that has ended
 		<-ended
-		_ = process.Wait()
+		_ = command.Wait()
 	}
 	t.Cleanup(stop)
 	select {
@@ -117,7 +123,7 @@ func startProcess(t testing.TB, dir, port string, more ...string) (stop func()) 
 	case <-time.After(patience):
 		t.Fatal("redis-server is not ready")
 	}
-	return stop
+	return process{stop: stop, signal: command.Process.Signal}
 }
 
 func freePort(t testing.TB) string {
