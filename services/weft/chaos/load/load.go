@@ -32,7 +32,6 @@ type Options struct {
 	Users    int           // each with two devices: one on the Go client, one raw
 	Writers  int           // each writes to every user, and the first two to the topics and to all
 	Rate     float64       // operations a second in all; 0 for as many as there is room for
-	Acked    int           // so many acknowledged operations are enough; 0 to publish until the context ends
 	Mischief time.Duration // the mean pause between two misbehaviours of a device; 0 for none
 	Keep     time.Duration // how long the other end of a dead connection sees nothing: more than two heartbeats
 	TTL      time.Duration // what the last user gets expires after this; 0 for never
@@ -46,6 +45,7 @@ type Load struct {
 	devices []*device
 	writers []*writer
 
+	acked     atomic.Int64  // operations that were acknowledged
 	acked     atomic.Int64  // operations that were acknowledged
 	last      atomic.Int64  // when a device last got something, by the log's clock
 	connected chan struct{} // closed when all devices have been welcomed
@@ -157,6 +157,9 @@ func (l *Load) Connected() <-chan struct{} { return l.connected }
 func (l *Load) InFlight() int { return l.owed.count() }
 
 // Acked is how many operations were acknowledged so far.
+func (l *Load) Acked() int { return int(l.acked.Load()) }
+
+// Acked is how many operations have been acknowledged to the writers.
 func (l *Load) Acked() int { return int(l.acked.Load()) }
 
 // Calm ends all misbehaviour: who is away comes back, who is slow is quick again.

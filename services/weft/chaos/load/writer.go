@@ -34,6 +34,7 @@ type writer struct {
 	o         *Options
 	addresses []subject.Address
 	owed      *owed
+	acked     *atomic.Int64
 	http      *http.Client
 	token     string
 	// Of Publish, before it starts the goroutines of the addresses:
@@ -41,7 +42,7 @@ type writer struct {
 }
 
 func (l *Load) newWriter(name string, shares bool) *writer {
-	w := &writer{name: name, o: &l.o, owed: l.owed}
+	w := &writer{name: name, o: &l.o, owed: l.owed, acked: &l.acked}
 	for u := range l.o.Users {
 		w.addresses = append(w.addresses, subject.UserAddress(subject.DefaultTenant, fmt.Sprintf("u%d", u+1)))
 	}
@@ -54,32 +55,26 @@ func (l *Load) newWriter(name string, shares bool) *writer {
 	return w
 }
 
-// Publish runs the writers until ctx ends or enough was acknowledged. Operations under way are driven to their end,
-// which takes 60 s at most. The error is that of connecting. It is called once.
+// Publish runs the writers until ctx ends. Operations under way are driven to their end, which takes 60 s at most. The
+// error is that of connecting. It is called once.
 func (l *Load) Publish(ctx context.Context) error {
-	ctx, enough := context.WithCancel(ctx)
-	defer enough()
+	ctx, stop := context.WithCancel(ctx)
 	pace := newPace(l.o.Rate)
 	var writing sync.WaitGroup
 	defer writing.Wait()
+	defer stop()
 	for _, w := range l.writers {
 		hangUp, err := w.connect()
 		if err != nil {
-			enough()
 			return fmt.Errorf("connect %s: %w", w.name, err)
 		}
 		var ours sync.WaitGroup
 		for _, to := range w.addresses {
-			ours.Go(func() {
-				w.write(ctx, to, pace, func() {
-					if l.acked.Add(1) == int64(l.o.Acked) {
-						enough()
-					}
-				})
-			})
+			ours.Go(func() { w.write(ctx, to, pace) })
 		}
 		writing.Go(func() { ours.Wait(); hangUp() })
 	}
+	<-ctx.Done()
 	return nil
 }
 
@@ -106,17 +101,15 @@ func (w *writer) connect() (hangUp func(), err error) {
 }
 
 // write publishes to one address, one operation after the other, until ctx ends.
-func (w *writer) write(ctx context.Context, to subject.Address, pace *pace, acked func()) {
+func (w *writer) write(ctx context.Context, to subject.Address, pace *pace) {
 	random := w.o.random(w.name + " " + to.String())
 	for n := uint64(1); pace.wait(ctx) == nil; n++ {
-		if w.operate(context.WithoutCancel(ctx), to, n, random) == record.OK {
-			acked()
-		}
+		w.operate(context.WithoutCancel(ctx), to, n, random)
 	}
 }
 
 // operate does one operation and records it.
-func (w *writer) operate(ctx context.Context, to subject.Address, n uint64, random *rand.Rand) record.Result {
+func (w *writer) operate(ctx context.Context, to subject.Address, n uint64, random *rand.Rand) {
 	address := to.String()
 	op := record.Op{
 		Writer: w.name, To: address, Counter: n, ID: fmt.Sprintf("%s-%s-%d", w.name, address, n),
@@ -138,8 +131,10 @@ func (w *writer) operate(ctx context.Context, to subject.Address, n uint64, rand
 	if op.TTL == 0 {
 		w.owed.end(op.ID, op.Result == record.OK)
 	}
+	if op.Result == record.OK {
+		w.acked.Add(1)
+	}
 	w.o.Log.Op(op)
-	return op.Result
 }
 
 func doorOf(n int) record.Door {
