@@ -17,8 +17,10 @@ const (
 	expiry = time.Second
 	// idle is after how long without a message a reader asks whether one was swallowed. It must exceed expiry.
 	idle = 1500 * time.Millisecond
-	// ahead is how many messages the client library holds that were not forwarded yet.
-	ahead = 1000
+	// ahead is how many messages the client library asks for and holds that were not forwarded yet, and aheadBytes how
+	// many bytes one such request may bring: no fewer than a message can have, 1 MiB. It holds two requests' at most.
+	ahead      = 1000
+	aheadBytes = 8 << 20
 	// again is the pause before a reset that follows one which brought nothing: two readers that do not know of each
 	// other yet, or a leader that is being elected.
 	again = 50 * time.Millisecond
@@ -129,7 +131,7 @@ func next(ctx context.Context, stream jetstream.Stream, last uint64, meta *jetst
 // fails, or something may be missing; it returns why. Deliveries that wait behind a hole are dropped.
 func follow(ctx context.Context, nc *nats.Conn, consumer jetstream.Consumer, take func(jetstream.Msg, *jetstream.MsgMetadata) error) error {
 	reconnects := nc.Stats().Reconnects
-	messages, err := consumer.Messages(jetstream.PullExpiry(expiry), jetstream.PullMaxMessages(ahead))
+	messages, err := consumer.Messages(jetstream.PullExpiry(expiry), jetstream.PullMaxMessagesWithBytesLimit(ahead, aheadBytes))
 	if err != nil {
 		return fmt.Errorf("pull: %w", err)
 	}
