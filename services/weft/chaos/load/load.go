@@ -46,7 +46,6 @@ type Load struct {
 	writers []*writer
 
 	acked     atomic.Int64  // operations that were acknowledged
-	acked     atomic.Int64  // operations that were acknowledged
 	last      atomic.Int64  // when a device last got something, by the log's clock
 	connected chan struct{} // closed when all devices have been welcomed
 	calm      chan struct{} // closed when devices are to misbehave no more
@@ -157,9 +156,6 @@ func (l *Load) Connected() <-chan struct{} { return l.connected }
 func (l *Load) InFlight() int { return l.owed.count() }
 
 // Acked is how many operations were acknowledged so far.
-func (l *Load) Acked() int { return int(l.acked.Load()) }
-
-// Acked is how many operations have been acknowledged to the writers.
 func (l *Load) Acked() int { return int(l.acked.Load()) }
 
 // Calm ends all misbehaviour: who is away comes back, who is slow is quick again.

