@@ -22,6 +22,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -33,6 +34,9 @@ import (
 
 // name is how the command is called in what it prints.
 const name = "go run ./services/weft/cmd/chaos"
+
+// noFaults is what -faults says for none.
+const noFaults = "none"
 
 // options is the command line.
 type options struct {
@@ -114,6 +118,11 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	if fs.NArg() > 0 {
 		return nil, fmt.Errorf("%q is too much; chaos -h shows the flags", fs.Arg(0))
 	}
+	for f := range strings.SplitSeq(o.faults, ",") {
+		if f != "" && f != noFaults && !slices.Contains(world.Names(), f) {
+			return nil, fmt.Errorf("there is no fault %q; there are %s, or %s", f, strings.Join(world.Names(), ", "), noFaults)
+		}
+	}
 	if o.seed == 0 {
 		o.seed = uint64(rand.Uint32()) //nolint:gosec // any number does, and it is printed
 	}
@@ -148,7 +157,7 @@ func (o *options) run(ctx context.Context, stdout, stderr io.Writer) (int, error
 			return 1, fmt.Errorf("%w; what it left is in %s", err, folder)
 		}
 	}
-	v, err := verdict.Judge(verdict.Folder(folder), verdict.Options{Faultless: o.faults == "none", Again: name + " -judge " + folder})
+	v, err := verdict.Judge(verdict.Folder(folder), verdict.Options{Faultless: o.faults == noFaults, Again: name + " -judge " + folder})
 	if err != nil {
 		return 1, err
 	}

@@ -123,7 +123,7 @@ func (o *options) faulty(ctx context.Context, w *world.World, l *load.Load, crow
 		ctx, cancel = context.WithTimeout(ctx, o.length)
 		defer cancel()
 	}
-	if o.faults == "none" {
+	if o.faults == noFaults {
 		<-ctx.Done()
 		return nil
 	}
