@@ -27,6 +27,8 @@ const (
 	ackBatch = 300
 	// ackTimeout bounds one attempt to hand a batch over.
 	ackTimeout = 5 * time.Second
+	// raiseTimeout bounds what Redis may take for one batch.
+	raiseTimeout = time.Second
 )
 
 // cursorKey names a cursor.
@@ -122,8 +124,10 @@ func (a *acknowledger) run(ctx context.Context) error {
 func (a *acknowledger) flush(ctx context.Context, all bool) {
 	batch := a.takeAll(all)
 	defer a.gone()
+	cache := true // until Redis fails once: while it hangs, it must not hold every part of a large batch up
 	for len(batch) > 0 {
 		n := min(len(batch), ackBatch)
+		cache = cache && a.raise(ctx, batch[:n])
 		if err := a.hand(ctx, batch[:n]); err != nil {
 			a.fault.Note("hand acknowledgements over", err)
 			for _, c := range batch {
@@ -164,17 +168,28 @@ func (a *acknowledger) gone() {
 	clear(a.going)
 }
 
+// raise raises cursors in Redis, and says whether that went well.
+func (a *acknowledger) raise(ctx context.Context, batch []ackedCursor) bool {
+	ctx, cancel := context.WithTimeout(ctx, raiseTimeout)
+	defer cancel()
+	cursors := make([]route.Cursor, len(batch))
+	for i, c := range batch {
+		cursors[i] = route.Cursor{User: c.user, Device: c.device, Address: c.to, Seq: c.seq}
+	}
+	err := a.table.RaiseCursors(ctx, cursors)
+	if err != nil {
+		a.fault.Note("raise cursors in Redis", err) // a cache: the stream is what counts
+	}
+	return err == nil
+}
+
+// hand gives a batch to the stream.
 func (a *acknowledger) hand(ctx context.Context, batch []ackedCursor) error {
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
-	raise := make([]route.Cursor, len(batch))
 	record := make([]history.Cursor, len(batch))
 	for i, c := range batch {
-		raise[i] = route.Cursor{User: c.user, Device: c.device, Address: c.to, Seq: c.seq}
 		record[i] = history.Cursor{Tenant: c.user.Tenant, User: c.user.ID, Device: c.device, Address: c.to.Tokens(), Seq: c.seq}
-	}
-	if err := a.table.RaiseCursors(ctx, raise); err != nil {
-		a.fault.Note("raise cursors in Redis", err) // a cache: the stream is what counts
 	}
 	body, err := json.Marshal(record)
 	if err != nil {

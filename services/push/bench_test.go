@@ -25,6 +25,10 @@ func (s *sink) Write(objects [][]byte) error {
 	return nil
 }
 
+func (s *sink) Ask(uint32) error { return nil }
+
+func (s *sink) Cut() {}
+
 func (s *sink) Close(protocol.CloseCode, string) {}
 
 // BenchmarkTakeFrame measures the way from a frame of 32 messages of 256 bytes to the transports. One operation is one
@@ -112,26 +116,39 @@ func footprint() (heap, stack int64) {
 // bareClient opens a session with nothing of Go on the client's side but a number.
 func bareClient(b *testing.B, to *net.TCPAddr, user string) int {
 	b.Helper()
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	fd, err := connect(to, user, "phone")
 	must(b, err)
-	must(b, syscall.Connect(fd, &syscall.SockaddrInet4{Port: to.Port, Addr: [4]byte(to.IP.To4())}))
-	say := func(text string) {
-		_, err := syscall.Write(fd, []byte(text))
-		must(b, err)
+	return fd
+}
+
+func closeFD(fd int) { _ = syscall.Close(fd) } // of a test that is over
+
+// connect opens a session on a socket that is nothing but a number. A refusal is an error with what was said.
+func connect(to *net.TCPAddr, user, device string) (fd int, err error) {
+	fd, err = syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fd, err
 	}
-	buffer := make([]byte, 4096)
-	hear := func(what string) {
+	if err := syscall.Connect(fd, &syscall.SockaddrInet4{Port: to.Port, Addr: [4]byte(to.IP.To4())}); err != nil {
+		return fd, err
+	}
+	hello := fmt.Sprintf(`{"t":"hello","device":"%s"}`, device)
+	for _, step := range []struct{ say, hear string }{
+		{"GET " + protocol.Path + " HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
+			"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: " + protocol.Name + "\r\nAuthorization: Bearer " + token(user) + "\r\n\r\n", "101 "},
+		{"\x81" + string([]byte{0x80 | byte(len(hello)), 0, 0, 0, 0}) + hello, protocol.TWelcome}, // masked with zeros
+	} {
+		if _, err := syscall.Write(fd, []byte(step.say)); err != nil {
+			return fd, err
+		}
+		buffer := make([]byte, 4096)
 		read, err := syscall.Read(fd, buffer)
-		must(b, err)
-		if !strings.Contains(string(buffer[:read]), what) {
-			b.Fatalf("%q came; want %s", buffer[:read], what)
+		if err == nil && !strings.Contains(string(buffer[:read]), step.hear) {
+			err = fmt.Errorf("%q came; want %s", buffer[:read], step.hear)
+		}
+		if err != nil {
+			return fd, err
 		}
 	}
-	say("GET " + protocol.Path + " HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
-		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: " + protocol.Name + "\r\nAuthorization: Bearer " + token(user) + "\r\n\r\n")
-	hear("101 ")
-	hello := `{"t":"hello","device":"phone"}`
-	say("\x81" + string([]byte{0x80 | byte(len(hello)), 0, 0, 0, 0}) + hello) // masked with zeros
-	hear(protocol.TWelcome)
-	return fd
+	return fd, nil
 }

@@ -56,12 +56,14 @@ func (n *Service) sweepSoon() {
 // keeper is the state of the keeper's goroutine.
 type keeper struct {
 	*Service
-	shard int // where the sweep goes on
-	ready bool
+	shard    int // where the sweep goes on
+	ready    bool
+	examined uint32 // the pause of the node after which every device was looked up
+	lost     bool   // Redis has lost what it knew, and the devices are not entered again yet
 }
 
 func (k *keeper) round(ctx context.Context) {
-	lost, err := k.table.Renew(ctx, k.id, leaseTTL)
+	lost, err := k.appear(ctx)
 	if !k.ready && k.subscribed(ctx) {
 		k.ready = true
 		close(k.Service.ready) // without Redis as well: dispatch asks all nodes then
@@ -71,13 +73,25 @@ func (k *keeper) round(ctx context.Context) {
 		if lost {
 			k.log.Warn("redis has lost what it knew of this node; writing every route again")
 			k.forgetRoutes()
+			k.lost = true
 		}
 		k.repair(ctx)
+		k.examine(ctx)
 		k.sweep(ctx, swept)
 	} else if ctx.Err() == nil {
 		k.faults.Note("renew the lease", err)
 	}
 	k.sweepArchive(ctx, due)
+}
+
+// appear renews the lease. After a pause of the node that has to wait until it is known which devices are elsewhere.
+func (k *keeper) appear(ctx context.Context) (lost bool, err error) {
+	if pause := k.pulse.check().pauses; pause != k.examined {
+		if err := k.reexamine(ctx, pause); err != nil {
+			return false, err
+		}
+	}
+	return k.table.Renew(ctx, k.id, leaseTTL)
 }
 
 // subscribed says whether the server has seen the node's subscriptions.

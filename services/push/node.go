@@ -9,8 +9,6 @@ import (
 
 	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/node"
-	"github.com/weftpush/weft/shared/problem"
-	"github.com/weftpush/weft/shared/protocol"
 	"github.com/weftpush/weft/shared/subject"
 )
 
@@ -21,13 +19,19 @@ const fallbackBytes = 64 << 20
 func (n *Service) subscribe() (stop func(), err error) {
 	var subs []*nats.Subscription
 	stop = func() {
+		var draining []<-chan nats.SubStatus
 		for _, sub := range subs {
 			ended := sub.StatusChanged(nats.SubscriptionClosed)
 			if err := sub.Drain(); err == nil {
-				select {
-				case <-ended:
-				case <-time.After(time.Second): // the connection is gone; nothing comes any more
-				}
+				draining = append(draining, ended)
+			}
+		}
+		limit := time.After(time.Second)
+		for _, ended := range draining {
+			select {
+			case <-ended:
+			case <-limit:
+				return // the connection is gone; nothing comes any more
 			}
 		}
 	}
@@ -99,7 +103,7 @@ func (n *Service) takeOrder(msg *nats.Msg) {
 // replace closes a session whose device has a newer connection.
 func (n *Service) replace(id string) {
 	if s := n.session(id); s != nil {
-		s.finish(protocol.CloseReplaced, problem.New(problem.Replaced, "the device %q has connected again elsewhere", s.device))
+		s.replaced()
 	}
 }
 

@@ -3,8 +3,8 @@ package push
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -24,6 +24,16 @@ import (
 // openTimeout bounds what a client waits for while its session opens: auth, Redis, the archive.
 const openTimeout = 5 * time.Second
 
+const (
+	// closeLimit bounds each of the two things that a session does in Redis when it ends. What is not done by then is void
+	// with the lease, or found by the next session of the device.
+	closeLimit = 2 * time.Second
+	// orderTimeout is how long another node may take to close a session, and orderMost how often it is told. After that
+	// it finds out by itself (see keeper).
+	orderTimeout = time.Second
+	orderMost    = 3
+)
+
 // open makes a session of a hello: the routes are written, then the heads are read, then the client is welcomed. From
 // the welcome on nothing is missed: what was published before the route is below the head, what comes after is routed
 // here. The error is a *problem.Problem; then nothing of the session is left.
@@ -38,19 +48,22 @@ func (n *Service) open(ctx context.Context, out transport, who *identity.Identit
 	if err != nil {
 		return nil, err
 	}
-	s := &session{id: rand.Text(), user: user, device: device, node: n, out: out, who: who, heard: time.Now()}
+	s := n.newSession(user, device, out, who)
 	if !n.admit(s) {
-		return nil, problem.New(problem.Draining, "this node is going away; connect again")
+		return nil, leaving()
 	}
 	lanes, state, err := n.join(ctx, s, s.id, append(addresses, topics...))
 	if err == nil {
 		err = n.place(ctx, s, lanes, state, hello)
 	}
+	if err == nil && s.asked != n.pulse.check().pauses {
+		err = problem.New(problem.Unavailable, "this node was paused while the session opened; connect again")
+	}
 	if err != nil {
 		n.close(ctx, s)
 		return nil, err
 	}
-	n.supersede(state.Previous)
+	n.supersede(ctx, state.Previous)
 	s.begin(lanes, hello, func(mailboxes map[string]protocol.Mailbox) any {
 		return protocol.Welcome{
 			T: protocol.TWelcome, Session: s.id, User: who.User, Device: device, Node: n.id, Epoch: n.epoch,
@@ -60,20 +73,33 @@ func (n *Service) open(ctx context.Context, out transport, who *identity.Identit
 	return s, nil
 }
 
+// newID is the id of a session that begins now. It begins with the time in ms: of two that claim a device, the later
+// one has it.
+func newID(now time.Time) string { return fmt.Sprintf("%013d-%.16s", now.UnixMilli(), rand.Text()) }
+
+// newSession is a session that is not open.
+func (n *Service) newSession(user subject.Address, device string, out transport, who *identity.Identity) *session {
+	now, pauses := time.Now(), n.pulse.check().pauses
+	return &session{
+		id: newID(now), user: user, device: device, node: n, out: out, who: who,
+		heard: now, asked: pauses, echoed: pauses, vouched: pauses,
+	}
+}
+
 // close removes what open and subscribe made: the lanes, the routes that nobody needs any more, the device's entry.
 func (n *Service) close(ctx context.Context, s *session) {
 	n.dismiss(s)
 	s.mu.Lock()
 	lanes := s.lanes
 	if s.end == nil {
-		s.end = &ending{code: protocol.CloseNormal}
+		s.end = &ending{code: protocol.CloseNormal, at: time.Now()}
 	}
 	s.mu.Unlock()
 	n.acks.hasten(s, lanes)
 	n.leave(ctx, lanes)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeLimit)
 	defer cancel()
-	if err := n.table.Release(ctx, s.user, s.device, n.id+"/"+s.id); err != nil {
+	if err := n.table.Release(ctx, s.user, s.device, s.holder()); err != nil {
 		n.faults.Note("release a device", err)
 	}
 }
@@ -89,7 +115,7 @@ func (n *Service) leave(ctx context.Context, lanes []*lane) {
 	if len(last) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeLimit)
 	defer cancel()
 	if err := n.table.Unregister(ctx, n.id, last); err != nil {
 		n.faults.Note("remove routes", err) // they are void when the lease lapses
@@ -157,6 +183,9 @@ func (n *Service) join(ctx context.Context, s *session, takes string, addresses 
 	}
 	for to, seq := range waiting {
 		state.Cursors[to] = max(state.Cursors[to], seq)
+	}
+	if takes != "" {
+		s.setExamined(now)
 	}
 	for i, m := range mailboxes {
 		if c.Addresses[i].Write { // else a busy address would count as written for ever, and its route lapse
@@ -239,21 +268,30 @@ func (n *Service) positions(ctx context.Context, s *session, ask []string, state
 	return answer.Positions, nil
 }
 
-// supersede closes the connection that the device had before, here or at another node.
-func (n *Service) supersede(previous string) {
+// supersede closes the connection that the device had before, here or at another node. It does not wait for that node.
+func (n *Service) supersede(ctx context.Context, previous string) {
 	where, id, ok := strings.Cut(previous, "/")
 	switch {
 	case !ok:
 	case where == n.id:
 		n.replace(id)
 	default:
-		order, err := json.Marshal(node.Order{Op: node.Replaced, Session: id})
-		if err == nil {
-			err = n.nc.Publish(subject.NodeControl(where), order)
+		ctx := context.WithoutCancel(ctx)
+		n.tasks.Go(func() { n.orderReplaced(ctx, where, id) })
+	}
+}
+
+// orderReplaced tells another node to close a session until it answers. A node that nobody knows any more has none.
+func (n *Service) orderReplaced(ctx context.Context, where, id string) {
+	order := object(node.Order{Op: node.Replaced, Session: id})
+	for range orderMost {
+		ctx, cancel := context.WithTimeout(ctx, orderTimeout)
+		_, err := n.nc.RequestWithContext(ctx, subject.NodeControl(where), order)
+		cancel()
+		if err == nil || errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrConnectionClosed) {
+			return
 		}
-		if err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
-			n.faults.Note("replace a connection", err)
-		}
+		n.faults.Note("replace a connection", err)
 	}
 }
 
@@ -305,6 +343,10 @@ func (s *session) begin(lanes []*lane, hello protocol.FromClient, answer func(ma
 		l.open()
 	}
 	s.sayLocked(object(answer(s.mailboxesLocked())))
+	if !s.begun {
+		s.begun = true
+		s.sayDrain() // a node that began to drain meanwhile has not told this one
+	}
 	for _, l := range lanes {
 		if _, claimed := hello.Cursors[l.to.String()]; claimed && l.acked > 0 && hello.Epoch != "" && hello.Epoch != s.node.epoch {
 			s.sayLocked(object(protocol.Gap{T: protocol.TGap, Ch: channel(l.to), From: 1, To: l.acked, Why: message.WhyEpoch}))

@@ -55,6 +55,8 @@ type paper struct {
 	mu      sync.Mutex // protects the rest
 	objects []wire
 	codes   []protocol.CloseCode
+	asked   []uint32
+	cuts    int
 	stuck   chan struct{} // writes wait for it, where there is one
 	broken  error         // what writes fail with
 }
@@ -72,6 +74,19 @@ func (p *paper) Write(objects [][]byte) error {
 		p.objects = append(p.objects, parse(p.t, bytes.Clone(o)))
 	}
 	return p.broken
+}
+
+func (p *paper) Ask(number uint32) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asked = append(p.asked, number)
+	return p.broken
+}
+
+func (p *paper) Cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cuts++
 }
 
 func (p *paper) Close(code protocol.CloseCode, _ string) {
@@ -111,6 +126,8 @@ func newBench(t testing.TB, window int) *bench {
 	must(t, err)
 	n.epoch = epoch
 	n.acks = newAcknowledger(n.id, epoch, nil, nil, n.faults)
+	n.pulse.clock = func() (time.Time, time.Duration) { return time.Time{}, 0 } // it runs, whatever the test's own clock says
+	n.pulse.last.Store(&beat{})
 	return &bench{t: t, node: n, archive: newModel()}
 }
 
@@ -118,7 +135,7 @@ func newBench(t testing.TB, window int) *bench {
 func (b *bench) session(device string, cursors map[subject.Address]uint64) (*session, *paper) {
 	p := &paper{t: b.t}
 	who := &identity.Identity{Tenant: "default", User: "alice", Topics: []string{"*"}, Expires: time.Now().Add(time.Hour).UnixMilli()}
-	s := &session{id: device, user: alice, device: device, node: b.node, out: p, who: who, heard: time.Now()}
+	s := b.node.newSession(alice, device, p, who)
 	for to, cursor := range cursors {
 		l := &lane{session: s, to: to}
 		b.node.hub.join(l)

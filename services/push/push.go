@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -17,7 +18,6 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/weftpush/weft/shared/fabric"
-	"github.com/weftpush/weft/shared/problem"
 	"github.com/weftpush/weft/shared/protocol"
 	"github.com/weftpush/weft/shared/route"
 	"github.com/weftpush/weft/shared/service"
@@ -48,6 +48,11 @@ type Service struct {
 	sweeping chan struct{}      // has room for one: sweep now
 
 	tasks sync.WaitGroup // readers and writers of connections
+	pulse *pulse
+
+	until   atomic.Int64  // ms since 1970: when clients have to be gone; 0 unless the node drains
+	emptied chan struct{} // closed by empty when the last session has left a node that drains
+	empty   func()
 
 	mu       sync.Mutex          // protects sessions and closing
 	sessions map[string]*session // open ones, by id
@@ -61,6 +66,7 @@ func New(cfg Config, nc *nats.Conn, log *slog.Logger) (*Service, error) {
 	}
 	id := rand.Text()
 	log = log.With("node", id)
+	emptied := make(chan struct{})
 	return &Service{
 		id: id, cfg: cfg, nc: nc, log: log, greeting: greetTimeout, keeping: keepEvery,
 		faults:   service.NewFaults(log),
@@ -69,6 +75,9 @@ func New(cfg Config, nc *nats.Conn, log *slog.Logger) (*Service, error) {
 		fills:    newFillQueue(),
 		sweeping: make(chan struct{}, 1),
 		sessions: make(map[string]*session),
+		pulse:    newPulse(),
+		emptied:  emptied,
+		empty:    sync.OnceFunc(func() { close(emptied) }),
 	}, nil
 }
 
@@ -102,11 +111,12 @@ func (n *Service) Run(ctx context.Context) error {
 		return errors.Join(err, n.listener.Close())
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	// The acknowledger outlives the sessions, whose last acknowledgements it hands over.
-	acksCtx, endAcks := context.WithCancel(context.WithoutCancel(ctx))
-	group.Go(func() error { return n.acks.run(acksCtx) })
+	// Two outlive the sessions: the acknowledger, which hands their last acknowledgements over, and the watch, which cuts
+	// those that are slow to end.
+	lateCtx, end := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error { return n.acks.run(lateCtx) })
+	group.Go(func() error { return n.watch(lateCtx) })
 	group.Go(func() error { return n.keep(ctx) })
-	group.Go(func() error { return n.watch(ctx) })
 	for range fillers {
 		group.Go(func() error { return n.fillLanes(ctx) })
 	}
@@ -121,7 +131,7 @@ func (n *Service) Run(ctx context.Context) error {
 		n.closeAll()
 		<-served // from here on no connection begins
 		n.tasks.Wait()
-		endAcks()
+		end()
 		return nil
 	})
 	return group.Wait()
@@ -131,7 +141,7 @@ func (n *Service) Run(ctx context.Context) error {
 func (n *Service) admit(s *session) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.closing {
+	if n.closing || n.until.Load() != 0 {
 		return false
 	}
 	n.sessions[s.id] = s
@@ -143,6 +153,7 @@ func (n *Service) dismiss(s *session) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.sessions, s.id)
+	n.noteEmpty()
 }
 
 // session finds an open session of this node.
@@ -169,20 +180,26 @@ func (n *Service) closeAll() {
 	n.closing = true
 	n.mu.Unlock()
 	for _, s := range n.all() {
-		s.finish(protocol.CloseDraining, problem.New(problem.Draining, "this node is going away; connect again"))
+		s.finish(protocol.CloseDraining, leaving())
 	}
 }
 
-// watch looks at the clocks of all sessions, four times a heartbeat. One goroutine for all costs less than a timer
-// each.
+// watch looks at the clocks of all sessions, eight times a heartbeat: that is how late after two heartbeats a client
+// that is gone is noticed. One goroutine for all costs less than a timer each.
 func (n *Service) watch(ctx context.Context) error {
-	ticker := time.NewTicker(min(n.cfg.Heartbeat/4, time.Second))
+	ticker := time.NewTicker(min(n.cfg.Heartbeat/8, time.Second))
 	defer ticker.Stop()
+	pauses := n.pulse.tick().pauses
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case now := <-ticker.C:
+			if b := n.pulse.tick(); b.pauses != pauses {
+				pauses = b.pauses
+				n.log.Warn("this node was paused; nothing is written to a client before it is heard again")
+				n.sweepSoon()
+			}
 			for _, s := range n.all() {
 				s.tick(now)
 			}

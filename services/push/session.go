@@ -17,6 +17,8 @@ const (
 	controlMost = 256
 	// windowFloor is what the smallest object counts in the window, in bytes: gaps are acknowledged like messages.
 	windowFloor = 64
+	// endMost is how long a session that ends may take for its last words and its client's answer to them.
+	endMost = 2 * time.Second
 )
 
 // transport is the way to one client. It knows nothing of sequences; the session knows nothing of sockets.
@@ -26,6 +28,11 @@ type transport interface {
 	Write(objects [][]byte) error
 	// Close ends the connection, telling the client the code. It is called once, after the last Write.
 	Close(code protocol.CloseCode, reason string)
+	// Ask asks the client for an answer that it can't have given before; the session's echo is called with the number
+	// when it comes. It waits like Write.
+	Ask(number uint32) error
+	// Cut ends the connection at once, without a word; whatever waits in it fails. It may be called at any time.
+	Cut()
 }
 
 // session is one connection of one device: its lanes, its window, its outbox. Messages enter through offer, from the
@@ -48,12 +55,18 @@ type session struct {
 	heard     time.Time // when the client last sent anything
 	pinged    time.Time
 	end       *ending // set once; nothing is accepted after it
+	begun     bool    // the client was welcomed
+
+	asked, echoed, vouched uint32    // the pauses of the node after which the client was asked, answered, was found to be here
+	owed                   bool      // the question after a pause is yet to be written
+	examined               time.Time // when Redis last had this session for its device, or was given it; the keeper's
 }
 
 // ending is why a session ends.
 type ending struct {
 	code   protocol.CloseCode
 	reason string
+	at     time.Time
 }
 
 // offer gives a live item to one lane. It never waits: what can't be sent now is read from the archive later.
@@ -132,26 +145,46 @@ func (s *session) wake() {
 	}
 }
 
-// drain writes the outbox until it is empty, then what the session ends with, if it ends.
+// drain writes the outbox until it is empty, then what the session ends with, if it ends. After a pause of the node it
+// asks the client first and leaves the outbox for later.
 func (s *session) drain() {
 	for {
-		s.mu.Lock()
-		batch, end := s.outbox, s.end
-		s.outbox, s.control = nil, 0
-		if len(batch) == 0 {
-			s.draining = false
-		}
-		s.mu.Unlock()
-		if len(batch) == 0 {
-			if end != nil {
-				s.out.Close(end.code, end.reason)
-			}
+		batch, ask, end := s.turn()
+		var err error
+		switch {
+		case ask > 0:
+			err = s.out.Ask(ask)
+		case len(batch) > 0:
+			err = s.out.Write(batch)
+		case end != nil:
+			s.out.Close(end.code, end.reason)
+			return
+		default:
 			return
 		}
-		if err := s.out.Write(batch); err != nil {
+		if err != nil {
 			s.finish(protocol.CloseSlow, nil)
 		}
 	}
+}
+
+// turn takes what the writer has to do next: objects to write, or a question to ask; neither when it is to stop.
+func (s *session) turn() (batch [][]byte, ask uint32, end *ending) {
+	now := s.node.pulse.check()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.end == nil && s.doubtful(now) {
+		if s.owed {
+			s.owed = false
+			return nil, s.asked, nil
+		}
+		s.draining = false
+		return nil, 0, nil
+	}
+	batch = s.outbox
+	s.outbox, s.control = nil, 0
+	s.draining = len(batch) > 0
+	return batch, 0, s.end
 }
 
 // ack handles an acknowledgement of the client: everything of ch up to seq has been handled. A topic that the session
@@ -211,19 +244,41 @@ func (s *session) hear() {
 	s.mu.Unlock()
 }
 
-// tick is called about four times a heartbeat: it pings, ends what is silent, slow or expired, and tries failed fills
-// again.
+// tick is called about eight times a heartbeat: it pings, ends what is silent, slow or expired, cuts what does not end,
+// and tries failed fills again.
 func (s *session) tick(now time.Time) {
+	if s.judge(now, s.node.pulse.check()) {
+		s.out.Cut()
+	}
+}
+
+// judge says whether the connection has to be cut: its client does not take the last words. One that was silent and
+// does not take what is written either is gone.
+func (s *session) judge(now time.Time, b *beat) (cut bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.end == nil && s.begun {
+		stuck := s.draining
+		s.supervise(now, b)
+		return stuck && s.end != nil && s.end.silent()
+	}
+	return s.end != nil && (s.end.silent() || now.Sub(s.end.at) > endMost)
+}
+
+func (e *ending) silent() bool { return e.reason == string(problem.Silent) }
+
+// supervise does for an open session what tick says.
+func (s *session) supervise(now time.Time, b *beat) {
 	beat := s.node.cfg.Heartbeat
+	doubtful := s.doubtful(b)
+	if s.owed {
+		s.wake()
+	}
 	switch silent := now.Sub(s.heard); {
-	case s.end != nil:
-		return
 	case s.who.Expired(now):
 		s.finishLocked(protocol.CloseToken, problem.New(problem.TokenExpired, "the token has expired; connect with a fresh one"))
 		return
-	case silent > 2*beat:
+	case silent > 2*beat, doubtful && now.Sub(b.woke) > 2*beat:
 		s.finishLocked(protocol.CloseSlow, problem.New(problem.Silent, "nothing was heard for two heartbeats of %s", beat))
 		return
 	case !s.fullSince.IsZero() && now.Sub(s.fullSince) > s.node.cfg.SlowAfter:
@@ -251,7 +306,7 @@ func (s *session) finishLocked(code protocol.CloseCode, why *problem.Problem) {
 	if s.end != nil {
 		return
 	}
-	s.end = &ending{code: code}
+	s.end = &ending{code: code, at: time.Now()}
 	s.outbox = nil
 	if why != nil {
 		s.end.reason = string(why.Code)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -27,8 +28,6 @@ const (
 	frameMost = 64 << 10
 	// greetTimeout is how long a client may take for auth and hello.
 	greetTimeout = 5 * time.Second
-	// writeTimeout is how long a client may take to read what is written at once; then the connection is given up.
-	writeTimeout = 10 * time.Second
 	// writeMost is how many bytes of objects go into one WebSocket message, unless one object alone is larger.
 	writeMost = 32 << 10
 	// readBuffer is how much is read from a socket at once, in bytes. What a client sends mostly is shorter; larger
@@ -44,7 +43,9 @@ var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }} //nolint:g
 // socket is a WebSocket as a session's transport.
 type socket struct {
 	conn *websocket.Conn
-	mu   sync.Mutex // serialises data writes; control frames have their own lock in gorilla
+	// patience is how long a client may take to read what is written at once. The watch cuts earlier one that is silent.
+	patience time.Duration
+	mu       sync.Mutex // serialises data writes; control frames have their own lock in gorilla
 }
 
 // ping is the session's sign that it wants to hear from its client.
@@ -66,12 +67,16 @@ func (n *Service) acceptor(ctx context.Context) http.Handler {
 			http.Error(w, "offer the WebSocket subprotocol "+protocol.Name, http.StatusBadRequest)
 			return
 		}
+		if n.until.Load() != 0 {
+			refuseHTTP(w, leaving())
+			return
+		}
 		token := bearer(r)
 		conn, err := upgrader.Upgrade(w, r, nil)
 		if err != nil {
 			return // the upgrader has answered
 		}
-		n.tasks.Go(func() { n.serve(ctx, &socket{conn: conn}, token) })
+		n.tasks.Go(func() { n.serve(ctx, &socket{conn: conn, patience: n.cfg.SlowAfter}, token) })
 	})
 }
 
@@ -113,7 +118,13 @@ func (n *Service) serve(ctx context.Context, sock *socket, token string) {
 		return
 	}
 	// A pong of the WebSocket counts as a sign of life: it is all that a simple program like wscat sends by itself.
-	sock.conn.SetPongHandler(func(string) error { s.hear(); return nil })
+	sock.conn.SetPongHandler(func(said string) error {
+		s.hear()
+		if number, err := strconv.ParseUint(said, 10, 32); err == nil {
+			s.echo(uint32(number))
+		}
+		return nil
+	})
 	n.tasks.Go(func() {
 		s.finish(verdict(n.converse(ctx, sock, s))) // the session's writer says why
 		n.close(ctx, s)
@@ -274,7 +285,7 @@ func takeApart(kind int, r io.Reader) ([]protocol.FromClient, error) {
 func (sock *socket) Write(objects [][]byte) error {
 	sock.mu.Lock()
 	defer sock.mu.Unlock()
-	if err := sock.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+	if err := sock.conn.SetWriteDeadline(time.Now().Add(sock.patience)); err != nil {
 		return err
 	}
 	joined := buffers.Get().(*bytes.Buffer) //nolint:forcetypeassert // the pool holds nothing else
@@ -282,7 +293,7 @@ func (sock *socket) Write(objects [][]byte) error {
 	joined.Reset()
 	for i, o := range objects {
 		if bytes.Equal(o, ping) { // also in the way that libraries answer by themselves
-			if err := sock.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(writeTimeout)); err != nil {
+			if err := sock.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(sock.patience)); err != nil {
 				return err
 			}
 		}
@@ -299,18 +310,32 @@ func (sock *socket) Write(objects [][]byte) error {
 	return nil
 }
 
-// Close implements transport. The connection's reader hangs up.
+// Ask implements transport with a ping of the WebSocket, which every client answers with the same number, whatever else
+// it does.
+func (sock *socket) Ask(number uint32) error {
+	return sock.conn.WriteControl(websocket.PingMessage, strconv.AppendUint(nil, uint64(number), 10), time.Now().Add(sock.patience))
+}
+
+// Close implements transport. The connection's reader hangs up; it does not wait for a client that was silent.
 func (sock *socket) Close(code protocol.CloseCode, reason string) {
 	frame := websocket.FormatCloseMessage(int(code), reason)
+	wait := closeTimeout
+	if reason == string(problem.Silent) {
+		wait = 0
+	}
 	// Both only fail on a connection that is gone, which is what is wanted.
 	_ = sock.conn.WriteControl(websocket.CloseMessage, frame, time.Now().Add(closeTimeout))
-	_ = sock.conn.SetReadDeadline(time.Now().Add(closeTimeout))
+	_ = sock.conn.SetReadDeadline(time.Now().Add(wait))
 }
+
+// Cut implements transport.
+func (sock *socket) Cut() { _ = sock.conn.NetConn().Close() } // fails on a connection that is gone
 
 // hangUp reads what is left until the client has closed as well, which Close bounds, and ends the connection. A
 // connection that is ended with bytes unread is reset, and the client may never see the code that tells it not to
 // come again.
 func (sock *socket) hangUp() {
+	_ = sock.conn.SetReadDeadline(time.Now().Add(2 * closeTimeout)) // Close may have to wait for a last Write
 	for {
 		if _, _, err := sock.conn.NextReader(); err != nil {
 			break

@@ -231,12 +231,17 @@ type device struct {
 // dial connects without saying anything. headers may be nil.
 func (n *running) dial(t testing.TB, token string) *device {
 	t.Helper()
+	return dialTo(t, n.listener.Addr().String(), token)
+}
+
+func dialTo(t testing.TB, address, token string) *device {
+	t.Helper()
 	headers := http.Header{}
 	if token != "" {
 		headers.Set("Authorization", "Bearer "+token)
 	}
 	dialer := websocket.Dialer{Subprotocols: []string{protocol.Name}, HandshakeTimeout: patience}
-	conn, response, err := dialer.Dial("ws://"+n.listener.Addr().String()+protocol.Path, headers)
+	conn, response, err := dialer.Dial("ws://"+address+protocol.Path, headers)
 	if err != nil {
 		t.Fatal(err, response)
 	}

@@ -12,7 +12,7 @@ import (
 // Code is stable across releases: programs compare it, people search for it.
 type Code string
 
-// The codes. Each belongs to one HTTP status; Unavailable and Busy are worth a retry, the others are not.
+// The codes. Each belongs to one HTTP status; Unavailable, Busy and Draining are worth a retry, the others are not.
 const (
 	BadRequest     Code = "bad_request"     // the request itself can't be read
 	BadAddress     Code = "bad_address"     // unknown kind, missing id
@@ -52,6 +52,7 @@ var statuses = map[Code]int{
 	BadJSON: http.StatusUnprocessableEntity, BadHeader: http.StatusUnprocessableEntity, Unsupported: http.StatusUnprocessableEntity,
 	Conflict: http.StatusConflict, Unauthorized: http.StatusUnauthorized, TokenExpired: http.StatusUnauthorized,
 	Forbidden: http.StatusForbidden, NotFound: http.StatusNotFound, Unavailable: http.StatusServiceUnavailable, Busy: http.StatusTooManyRequests,
+	Draining: http.StatusServiceUnavailable,
 }
 
 // Problem is an error that may leave the process. It travels as the JSON object {code, message, field, retry}.
@@ -64,7 +65,7 @@ type Problem struct {
 
 // New makes a problem; Retry follows from the code.
 func New(code Code, format string, args ...any) *Problem {
-	return &Problem{Code: code, Message: fmt.Sprintf(format, args...), Retry: code == Unavailable || code == Busy}
+	return &Problem{Code: code, Message: fmt.Sprintf(format, args...), Retry: code == Unavailable || code == Busy || code == Draining}
 }
 
 // In names the field that was wrong and returns the problem.
