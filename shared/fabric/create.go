@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
@@ -26,6 +27,9 @@ const (
 	// poll is how often Wait looks, and patience how long one look may take.
 	poll     = 100 * time.Millisecond
 	patience = 2 * time.Second
+	// electing is how long Create waits for a cluster that has just started: nobody answers before it has elected a
+	// leader (some 5 s), who then does not know all servers at once.
+	electing = 15 * time.Second
 )
 
 func (f Facts) metadata() map[string]string {
@@ -40,7 +44,8 @@ func factsOf(metadata map[string]string) Facts {
 
 // Create makes the fabric, or brings one that exists up to date; any number of collects may do so at once. A fabric
 // with another number of partitions is refused with problem.WrongPartition and left alone. The bucket comes last: whoever
-// sees it sees a whole fabric.
+// sees it sees a whole fabric. A cluster that has just started is waited for, up to 15 s; after any other error, or when
+// that was not enough, it may be called again.
 func Create(ctx context.Context, js jetstream.JetStream, f Facts, o Options) error {
 	if f.Partitions < 1 || f.Epoch == "" {
 		return fmt.Errorf("create the fabric: %+v is not complete", f)
@@ -48,7 +53,7 @@ func Create(ctx context.Context, js jetstream.JetStream, f Facts, o Options) err
 	if o.MaxPayload < leastPayload || o.MaxPayload > math.MaxInt32 {
 		return problem.New(problem.Unsupported, "the NATS server's max_payload is %d bytes; frames and pages need at least %d, its default", o.MaxPayload, leastPayload)
 	}
-	if err := claim(ctx, js, f, o); err != nil {
+	if err := claimed(ctx, js, f, o); err != nil {
 		return err
 	}
 	group, each := errgroup.WithContext(ctx)
@@ -68,6 +73,45 @@ func Create(ctx context.Context, js jetstream.JetStream, f Facts, o Options) err
 	}
 	return nil
 }
+
+// claimed claims the fabric, and tries again while that fails as it does in a cluster without a leader. The last error
+// tells what is missing.
+func claimed(ctx context.Context, js jetstream.JetStream, f Facts, o Options) error {
+	ctx, cancel := context.WithTimeout(ctx, electing)
+	defer cancel()
+	ticker := time.NewTicker(poll)
+	defer ticker.Stop()
+	for {
+		trying, done := context.WithTimeout(ctx, patience)
+		err := claim(trying, js, f, o)
+		done()
+		if err == nil || !unready(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-ticker.C:
+		}
+	}
+}
+
+// unready says whether an error may be that of a cluster that has no leader yet, or whose leader does not see the
+// others yet: no answer, "temporarily unavailable", "no suitable peers".
+func unready(err error) bool {
+	var api jetstream.JetStreamError
+	if errors.As(err, &api) && api.APIError() != nil {
+		code := api.APIError().ErrorCode
+		return code == noPeers || code == notAvailable
+	}
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrNoResponders)
+}
+
+// Error codes of the server that nats.go has no names for.
+const (
+	noPeers      jetstream.ErrorCode = 10005
+	notAvailable jetstream.ErrorCode = 10008
+)
 
 // claim creates the first stream, or compares its facts. The server lets one of several creators with different
 // configurations win.
