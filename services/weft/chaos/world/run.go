@@ -104,15 +104,16 @@ func (w *World) tell(r record.Fault, began time.Time) {
 		w.say("  %-18s %-20s not injected: %s", r.Name, r.Target, r.Note)
 		return
 	}
-	w.say("  %-18s %-20s healed after %5.1f s, %d messages in flight%s", r.Name, r.Target, time.Since(began).Seconds(), r.InFlight, join("", r.Note))
+	healed := fmt.Sprintf("healed after %.1f s", time.Since(began).Seconds())
+	w.say("  %-18s %-20s %s", r.Name, r.Target, join(join(healed, fmt.Sprintf("%d messages in flight", r.InFlight)), r.Note))
 }
 
-// join adds a note to notes.
-func join(notes, note string) string {
-	if notes == "" {
-		return note
+// join puts two notes behind each other; either may be empty.
+func join(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
 	}
-	return notes + "; " + note
+	return a + "; " + b
 }
 
 // wait waits for a time and says whether it passed before ctx ended.

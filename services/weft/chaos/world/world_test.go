@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,7 +20,8 @@ import (
 // patience bounds every wait.
 const patience = 60 * time.Second
 
-// A node is killed and comes back; a node that is stopped goes on when the run ends; nothing is left after Close.
+// A node is killed and comes back; other faults are seen to strike, and end when their run does; nothing is left after
+// Close.
 func TestFaultsHealAndCloseLeavesNothing(t *testing.T) {
 	data := t.TempDir()
 	log, err := record.Create(data)
@@ -46,9 +48,10 @@ func TestFaultsHealAndCloseLeavesNothing(t *testing.T) {
 	if err != nil || unknown.Injected || unknown.Note == "" || unknown.Healed != 0 {
 		t.Errorf("a storm without a crowd: %+v, %v", unknown, err)
 	}
-	stopAndGoOn(t, w, "push-2")
+	faultsStrike(t, w)
 	last := w.Manifest()
-	doors := append([]string{}, w.Push()...)
+	doors := w.Push()
+	disk := w.disk.refused == nil
 
 	if err := errors.Join(w.Close(), log.Close()); err != nil {
 		t.Error(err)
@@ -64,36 +67,13 @@ func TestFaultsHealAndCloseLeavesNothing(t *testing.T) {
 		}
 		return nil
 	})
-	if got, want := strings.Join(names, ", "), "kill true, storm false, stop true"; err != nil || got != want {
-		t.Errorf("recorded %s, %v, want %s", got, err, want)
+	want := []string{"kill true", "storm false", "stop true", "archive-down true", "cut true", "redis-oom true"}
+	if disk {
+		want = append(want, "disk-full true")
 	}
-}
-
-// stopAndGoOn stops a process for an hour and ends the run as soon as it stands still.
-func stopAndGoOn(t *testing.T, w *World, name string) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	done := make(chan record.Fault)
-	go func() {
-		defer close(done)
-		f, err := w.Inject(ctx, Plan{}, Step{Name: "stop", Target: name, For: time.Hour})
-		if err != nil {
-			t.Error(err)
-		}
-		done <- f
-	}()
-	pid := process(t, w, name).PID
-	look := time.NewTicker(10 * time.Millisecond)
-	defer look.Stop()
-	for late := time.Now().Add(patience); state(pid) != "T"; <-look.C {
-		if time.Now().After(late) {
-			t.Fatalf("%s is %s, want it stopped", name, state(pid))
-		}
-	}
-	cancel()
-	if f := <-done; !f.Injected || f.Healed == 0 || state(pid) == "T" {
-		t.Errorf("%+v, and %s is %s", f, name, state(pid))
+	want = append(want, "redis-flush true", "kill true", "redis-old true", "died false")
+	if err != nil || !slices.Equal(names, want) {
+		t.Errorf("recorded %v, %v, want %v", names, err, want)
 	}
 }
 
