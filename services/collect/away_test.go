@@ -3,6 +3,7 @@ package collect
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"runtime"
 	"sync"
 	"testing"
@@ -160,5 +161,18 @@ func TestReadsOfAnArchiveThatHangs(t *testing.T) {
 	w.eventually("answered again", func() bool { _, err := ask(); return err == nil })
 	if took, err := ask(); err != nil || took > time.Second {
 		t.Errorf("%v after %s", err, took)
+	}
+}
+
+func TestPOSTWhileTheArchiveIsLocked(t *testing.T) {
+	d := newDoor(t)
+	unlock := d.lock()
+	defer unlock()
+	for range 3 {
+		begun := time.Now()
+		status, header, body := d.post("good", `{"to":"user:alice","data":1}`)
+		if status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" || time.Since(begun) > time.Second {
+			t.Errorf("%d after %s: %s", status, time.Since(begun), body)
+		}
 	}
 }

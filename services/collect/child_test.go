@@ -1,6 +1,7 @@
 package collect
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -107,7 +108,7 @@ func beOwner() error {
 	}
 	go func() {
 		<-s.Ready()
-		_, _ = fmt.Fprintln(os.Stdout, "ready")
+		_, _ = fmt.Fprintln(os.Stdout, s.id)
 	}()
 	return s.runOn(ctx, mortal{a, file + hangs})
 }
@@ -116,6 +117,7 @@ func beOwner() error {
 type child struct {
 	process *os.Process
 	gone    chan struct{}
+	said    string // its first line: of an owner its instance
 	close   func() // of its standard input
 }
 
@@ -142,10 +144,11 @@ func (w *world) spawn(role string) *child {
 		w.t.Fatal(err)
 	}
 	c := &child{process: cmd.Process, gone: make(chan struct{}), close: func() { _ = in.Close() }}
-	said := make([]byte, 64)
-	if _, err := out.Read(said); err != nil {
+	said, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
 		w.t.Errorf("the child says nothing: %v", err)
 	}
+	c.said = strings.TrimSpace(said)
 	go func() { // the test waits for it: see the cleanup
 		_ = cmd.Wait() // killed
 		close(c.gone)

@@ -52,12 +52,18 @@ type world struct {
 	nc      *nats.Conn
 	js      jetstream.JetStream
 	archive *faulty
+	dial    func() *nats.Conn // for collects
 }
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	dir := t.TempDir()
-	server, err := embed.NATS(embed.NATSOptions{Dir: dir, Partitions: 1})
+	return newWorldOn(t, embed.NATSOptions{Dir: t.TempDir(), Partitions: 1})
+}
+
+// newWorldOn is a world with another NATS.
+func newWorldOn(t testing.TB, o embed.NATSOptions) *world {
+	t.Helper()
+	server, err := embed.NATS(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +71,7 @@ func newWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, nats: server, dir: dir, redis: redis}
+	w := &world{t: t, nats: server, dir: o.Dir, redis: redis}
 	t.Cleanup(func() { w.nats.Stop() })
 	t.Cleanup(func() { w.stopRedis() })
 	w.file = filepath.Join(t.TempDir(), "archive.db")
@@ -75,7 +81,7 @@ func newWorld(t testing.TB) *world {
 	}
 	t.Cleanup(func() { _ = a.Close() })
 	w.archive = &faulty{Archive: a}
-	w.nc = w.connect()
+	w.nc, w.dial = w.connect(), w.connect
 	if w.js, err = jetstream.New(w.nc); err != nil {
 		t.Fatal(err)
 	}
@@ -92,6 +98,12 @@ func (w *world) stopRedis() {
 // restart stops NATS and starts it again, with its data, where it was.
 func (w *world) restart() {
 	w.t.Helper()
+	w.restartAfter(func() {})
+}
+
+// restartAfter does something while NATS is stopped.
+func (w *world) restartAfter(meanwhile func()) {
+	w.t.Helper()
 	u, err := url.Parse(w.nats.URL())
 	if err != nil {
 		w.t.Fatal(err)
@@ -101,6 +113,7 @@ func (w *world) restart() {
 		w.t.Fatal(err)
 	}
 	w.nats.Stop()
+	meanwhile()
 	server, err := embed.NATS(embed.NATSOptions{Dir: w.dir, Port: port, Partitions: 1})
 	if err != nil {
 		w.t.Fatal(err)
@@ -143,7 +156,7 @@ func (w *world) start(change ...func(*Config)) *running {
 		c(&cfg)
 	}
 	r := &running{log: new(lines)}
-	s, err := New(cfg, w.connect(), slog.New(slog.NewTextHandler(r.log, nil)))
+	s, err := New(cfg, w.dial(), slog.New(slog.NewTextHandler(r.log, nil)))
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 
 // TestAMessageThatKills is set aside after a bounded number of deaths; those before it and behind it are not.
 func TestAMessageThatKills(t *testing.T) {
+	t.Parallel() // it waits for takeovers, mostly
 	w := newWorld(t)
 	w.owner().stop(t)
 	for i := range 3 {
@@ -81,6 +82,7 @@ func (w *world) quarantined() <-chan struct{} {
 
 // TestKillsProveNothing kills owner after owner, at moments of all kinds while the archive is down, then under load.
 func TestKillsProveNothing(t *testing.T) {
+	t.Parallel() // it waits for takeovers, mostly
 	w := newWorld(t)
 	w.owner().stop(t)
 	if err := os.WriteFile(w.file+hangs, nil, 0o600); err != nil {

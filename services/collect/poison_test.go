@@ -3,6 +3,7 @@ package collect
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -209,5 +210,19 @@ func TestTheLogRefusesAMessageForGood(t *testing.T) {
 	w.start() // and does not stop its next term, which publishes again what the archive holds
 	if m := w.archived(subject.Publish(alice), `3`); m.Seq != 4 {
 		t.Errorf("sequence %d", m.Seq)
+	}
+}
+
+func TestPoisonByPOST(t *testing.T) {
+	d := newDoor(t)
+	d.archive.picky(errPoison)
+	status, _, body := d.post("good", `{"to":"user:alice","data":`+poison+`}`)
+	if p := decode[problem.Problem](t, body); status != http.StatusUnprocessableEntity || p.Code != problem.Poison {
+		t.Errorf("%d %s", status, body)
+	}
+	status, _, body = d.post("good", `[{"to":"user:alice","data":`+poison+`},{"to":"user:alice","data":1}]`)
+	answers := *decode[[]posted](t, body)
+	if status != http.StatusOK || answers[0].Error == nil || answers[0].Error.Code != problem.Poison || answers[1].Receipt == nil || answers[1].Seq != 1 {
+		t.Errorf("%d %s", status, body)
 	}
 }

@@ -109,6 +109,11 @@ func (t *term) run(ctx context.Context) error {
 		if t.held >= heldMost {
 			stream = nil
 		}
+		select { // before what comes next: a log that has gone back must have the old before the new
+		case <-reconnected:
+			t.republish(ctx)
+		default:
+		}
 		select {
 		case <-ctx.Done():
 		case <-reconnected:

@@ -21,6 +21,10 @@ type NATSOptions struct {
 	Port       int          // 0 for any free one
 	Partitions int          // P of the fabric, for the mapping of weft.in.>
 	Log        *slog.Logger // gets the server's warnings and errors; nil for none
+	// MaxStore is the most bytes of all streams together; 0 for three quarters of what the disk has free. At this limit
+	// the server refuses what is published, and goes on as soon as there is room; at the end of the disk it gives no answer,
+	// and a stream that met it takes nothing more until the server is started again (2.15.2).
+	MaxStore int64
 }
 
 // Server is a running nats-server.
@@ -31,7 +35,7 @@ type Server struct {
 // NATS starts a server on 127.0.0.1 that keeps JetStream's data in a folder and spreads weft.in.> over the partitions.
 // It answers clients when NATS returns. It does not touch the process's signals: Stop ends it.
 func NATS(o NATSOptions) (*Server, error) {
-	s, err := start(&server.Options{ServerName: "weft", Port: o.Port, StoreDir: o.Dir}, o.Partitions, o.Log)
+	s, err := start(&server.Options{ServerName: "weft", Port: o.Port, StoreDir: o.Dir, JetStreamMaxStore: o.MaxStore}, o.Partitions, o.Log)
 	if err != nil {
 		return nil, fmt.Errorf("start NATS on 127.0.0.1:%d with data in %s: %w", o.Port, o.Dir, err)
 	}

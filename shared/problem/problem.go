@@ -52,7 +52,7 @@ var statuses = map[Code]int{
 	BadJSON: http.StatusUnprocessableEntity, BadHeader: http.StatusUnprocessableEntity, Unsupported: http.StatusUnprocessableEntity,
 	Conflict: http.StatusConflict, Unauthorized: http.StatusUnauthorized, TokenExpired: http.StatusUnauthorized,
 	Forbidden: http.StatusForbidden, NotFound: http.StatusNotFound, Unavailable: http.StatusServiceUnavailable, Busy: http.StatusTooManyRequests,
-	Draining: http.StatusServiceUnavailable,
+	Draining: http.StatusServiceUnavailable, Poison: http.StatusUnprocessableEntity,
 }
 
 // Problem is an error that may leave the process. It travels as the JSON object {code, message, field, retry}.

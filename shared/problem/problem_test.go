@@ -41,6 +41,7 @@ func TestRetryAndStatus(t *testing.T) {
 		problem.TokenExpired:  {http.StatusUnauthorized, false},
 		problem.Unavailable:   {http.StatusServiceUnavailable, true},
 		problem.Busy:          {http.StatusTooManyRequests, true},
+		problem.Poison:        {http.StatusUnprocessableEntity, false},
 		problem.Draining:      {http.StatusServiceUnavailable, true},
 		problem.InternalFault: {http.StatusInternalServerError, false},
 	} {

@@ -54,6 +54,20 @@ func locked(t *testing.T) (a *Archive, unlock func()) {
 	}
 }
 
+// A ping asks what a message would: whether the file can be written.
+func TestPingOfALockedFile(t *testing.T) {
+	a, unlock := locked(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := a.Ping(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a ping of a locked file: %v", err)
+	}
+	unlock()
+	if err := a.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 func store(name string) func(context.Context, prepared) error {
 	return func(ctx context.Context, tx prepared) error {
 		_, err := tx[insertCursor].ExecContext(ctx, "tenant", name, "address", "device", 1, 1)
