@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -250,4 +251,54 @@ func TestConnectionsAreOpenedAsTold(t *testing.T) {
 	if dialed.Load() != 1 {
 		t.Errorf("%d connections were opened by NetDial", dialed.Load())
 	}
+}
+
+// stuck is a connection that takes nothing more from a moment on, whatever the deadline.
+type stuck struct {
+	net.Conn
+
+	full   atomic.Bool
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (s *stuck) Write(b []byte) (int, error) {
+	if !s.full.Load() {
+		return s.Conn.Write(b)
+	}
+	<-s.closed
+	return 0, net.ErrClosed
+}
+
+func (s *stuck) Close() error {
+	s.once.Do(func() { close(s.closed) })
+	return s.Conn.Close()
+}
+
+// A path that is gone while an acknowledgement is being written: the watchdog of reading ends the writing as well.
+func TestAStuckWriteDoesNotHoldUpTheReconnect(t *testing.T) {
+	var first *stuck
+	url := serve(t,
+		func(p *peer) {
+			w := welcome("e", map[string]uint64{"user:alice": 1})
+			w.Heartbeat = 50
+			p.welcomeTo(w)
+			first.full.Store(true)
+			p.send(msg(1))
+			p.gone()
+		},
+		func(p *peer) { p.welcome(2); p.send(msg(2)); p.gone() })
+	l := listen(t, url, func(o *Options) {
+		o.NetDial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, address)
+			s := &stuck{Conn: conn, closed: make(chan struct{})}
+			if first == nil {
+				first = s
+			}
+			return s, err
+		}
+	})
+	t.Cleanup(func() { _ = first.Close() }) // so that a failure does not hang
+	l.want(1, 2)
+	l.end()
 }

@@ -91,7 +91,7 @@ func (c *Crowd) Connected() <-chan struct{} { return c.connected }
 // member's messages are sent one after the other, also by two calls at once. The error says how many were not
 // accepted, and why the first was not.
 func (c *Crowd) Send(ctx context.Context, each int) error {
-	nc, err := nats.Connect(c.o.NATS, nats.Name("chaos-"+c.o.Name), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1),
+	nc, err := nats.Connect(c.o.NATS, nats.Name("chaos-"+c.o.Name), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1),
 		nats.ReconnectWait(100*time.Millisecond), nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2))
 	if err != nil {
 		return err
