@@ -57,6 +57,10 @@ func TestStopEndsAPausedProcess(t *testing.T) {
 	if err := f.Signal("it", syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	var status syscall.WaitStatus // until then it would obey
+	if _, err := syscall.Wait4(f.all[0].cmd.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+		t.Fatalf("%v, %v, want it stopped", status, err)
+	}
 	began := time.Now()
 	if err := f.all[0].stop(); err != nil || time.Since(began) >= stopWait {
 		t.Errorf("stopped after %s: %v", time.Since(began), err)

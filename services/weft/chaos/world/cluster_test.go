@@ -7,27 +7,12 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/weftpush/weft/services/weft/chaos/record"
 )
 
 // Two servers of a cluster whose connections are cut find no way around the proxies between them, though the third
 // knows both: servers tell each other where others are.
 func TestServersThatAreCutFindNoWayAround(t *testing.T) {
-	data := t.TempDir()
-	log, err := record.Create(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, err := Start(t.Context(), Options{Data: data, Form: Long, Log: log, Out: io.Discard})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := w.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	w, _, _ := start(t, Long)
 	p := process(t, w, "nats-1")
 	routes := fmt.Sprintf("http://127.0.0.1:%d/routez", p.Ports[1])
 	knows := func(name string) bool { return strings.Contains(get(t, routes), `"remote_name": "`+name+`"`) }

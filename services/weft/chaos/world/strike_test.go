@@ -75,6 +75,7 @@ func redisForgets(t *testing.T, w *World) {
 	has := func() string { return ask(redis(), "EXISTS test") }
 	for _, s := range []Step{{Name: "redis-flush", Target: "redis"}, {Name: kill, Target: "redis"}} {
 		ask(redis(), "SET test 1")
+		ask(redis(), "SAVE") // what a kill must not start from
 		if _, err := w.Inject(t.Context(), Plan{}, s); err != nil || has() != ":0" {
 			t.Errorf("after %s Redis answers %s, %v", s.Name, has(), err)
 		}

@@ -30,7 +30,7 @@ type Options struct {
 	Form      Form
 	Seed      uint64
 	Log       *record.Log
-	Out       io.Writer // gets a line for each fault
+	Out       io.Writer // gets a line for each fault, one call for each
 	Archive   string    // mongodb://host/database of one server; empty for SQLite in the folder
 	BuildNATS bool      // build nats-server instead of taking it from PATH
 	Env       []string  // NAME=value, for all processes: WEFT_HEARTBEAT=4s
@@ -54,6 +54,8 @@ type World struct {
 	kills  atomic.Int64
 
 	one sync.Mutex // is held while a fault is injected, until it is healed
+
+	saying sync.Mutex // is held while a line is written to o.Out
 
 	dumping sync.Mutex // is held while Redis is told to save, and while its files are changed
 
@@ -240,7 +242,11 @@ func (w *World) address(process string) string {
 	return fmt.Sprintf("127.0.0.1:%d", list[i].Ports[0])
 }
 
-func (w *World) say(format string, args ...any) { _, _ = fmt.Fprintf(w.o.Out, format+"\n", args...) }
+func (w *World) say(format string, args ...any) {
+	w.saying.Lock()
+	defer w.saying.Unlock()
+	_, _ = fmt.Fprintf(w.o.Out, format+"\n", args...)
+}
 
 func host(raw string) string {
 	u, err := url.Parse(raw)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -20,20 +21,33 @@ import (
 // patience bounds every wait.
 const patience = 60 * time.Second
 
-// A node is killed and comes back; other faults are seen to strike, and end when their run does; nothing is left after
-// Close.
-func TestFaultsHealAndCloseLeavesNothing(t *testing.T) {
-	data := t.TempDir()
+// start starts a world, which is closed at the latest when the test ends.
+func start(t *testing.T, form Form) (w *World, data string, closed func() error) {
+	t.Helper()
+	data = t.TempDir()
 	log, err := record.Create(data)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	w, err := Start(ctx, Options{Data: data, Form: CI, Seed: 1, Log: log, Out: io.Discard})
-	if err != nil {
+	if w, err = Start(ctx, Options{Data: data, Form: form, Seed: 1, Log: log, Out: io.Discard}); err != nil {
 		t.Fatal(err)
 	}
+	closed = sync.OnceValue(func() error { return errors.Join(w.Close(), log.Close()) })
+	t.Cleanup(func() {
+		if err := closed(); err != nil {
+			t.Error(err)
+		}
+	})
+	return w, data, closed
+}
+
+// A node is killed and comes back; other faults are seen to strike, and end when their run does; nothing is left after
+// Close.
+func TestFaultsHealAndCloseLeavesNothing(t *testing.T) {
+	ctx := t.Context()
+	w, data, closed := start(t, CI)
 	before := process(t, w, "push-1")
 	p := Plan{InFlight: func() int { return 5 }}
 	killed, err := w.Inject(ctx, p, Step{Name: kill, Target: "push-1", For: 200 * time.Millisecond})
@@ -53,7 +67,7 @@ func TestFaultsHealAndCloseLeavesNothing(t *testing.T) {
 	doors := w.Push()
 	disk := w.disk.refused == nil
 
-	if err := errors.Join(w.Close(), log.Close()); err != nil {
+	if err := closed(); err != nil {
 		t.Error(err)
 	}
 	if _, err := w.Inject(ctx, p, Step{Name: kill, Target: "push-1"}); err == nil {
