@@ -33,10 +33,11 @@ func BenchmarkRoute(b *testing.B) {
 		}
 	}
 	r := w.start()
+	out := newOutbox(r.Service)
 	b.ReportAllocs()
 	b.ResetTimer()
 	for range b.N {
-		r.route(b.Context(), batch)
+		r.route(b.Context(), batch, out)
 	}
 	b.ReportMetric(float64(b.N*size)/b.Elapsed().Seconds(), "msgs/s")
 }

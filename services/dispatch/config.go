@@ -10,6 +10,8 @@ import (
 type Config struct {
 	Redis string        // URL of Redis
 	Hop   time.Duration // a node that has not answered a frame within this is suspect
+
+	prompt time.Duration // as the constant; tests change it
 }
 
 // DefaultConfig is the configuration when nothing is said.
@@ -22,6 +24,7 @@ func DefaultConfig() Config {
 // Flags registers the fields and sets their defaults.
 func (c *Config) Flags(fs *flag.FlagSet) {
 	fs.StringVar(&c.Redis, "redis", "redis://127.0.0.1:6379/0", "Redis `URL`")
+	c.prompt = prompt
 	fs.DurationVar(&c.Hop, "hop", 300*time.Millisecond, "a node that has not answered a frame within this is suspect")
 }
 

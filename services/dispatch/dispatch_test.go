@@ -218,15 +218,17 @@ type fake struct {
 	mu     sync.Mutex // protects what follows
 	frames [][]message.Addressed
 	orders []node.Op
-	dumb   bool            // it answers nothing
-	hold   <-chan struct{} // frames are answered when it is closed
-	forget bool            // frames are not written down
+	came   map[string]time.Time // when each entry came first
+	dumb   bool                 // it answers nothing
+	deaf   bool                 // it answers no frames
+	hold   <-chan struct{}      // frames are answered when it is closed
+	forget bool                 // frames are not written down
 }
 
 // node starts a node that listens; with a lease if it is leased, and the routes of the addresses.
 func (w *world) node(id string, leased bool, addresses ...subject.Address) *fake {
 	w.t.Helper()
-	n := &fake{w: w, id: id}
+	n := &fake{w: w, id: id, came: make(map[string]time.Time)}
 	nc := w.connect()
 	for subj, handle := range map[string]nats.MsgHandler{subject.Node(id): n.frame, subject.NodeControl(id): n.order, subject.Nodes: n.frame} {
 		sub, err := nc.Subscribe(subj, handle)
@@ -267,7 +269,13 @@ func (n *fake) frame(m *nats.Msg) {
 	if !n.forget {
 		n.frames = append(n.frames, entries)
 	}
-	dumb, hold := n.dumb, n.hold
+	for _, e := range entries {
+		entry := fmt.Sprintf("%s/%d", e.To, e.From)
+		if _, before := n.came[entry]; !before && !n.forget {
+			n.came[entry] = time.Now()
+		}
+	}
+	dumb, hold := n.dumb || n.deaf, n.hold
 	n.mu.Unlock()
 	if hold != nil {
 		<-hold

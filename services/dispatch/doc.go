@@ -1,5 +1,6 @@
 // Package dispatch routes. The owner of a partition reads its log, looks up in Redis which push nodes hold the
-// addresses of a whole batch, sends each of those nodes one frame, and acknowledges the batch once they have answered.
+// addresses of a whole batch, sends each of those nodes one frame, and acknowledges the batch once they have answered. It
+// waits for the quick ones only: what comes for a node that lags queues up until it answers or is suspect.
 //
 // Streams in: WEFT_MSG_<p>. Subjects out: weft.node.<id> (frames, answered), weft.node.<id>.ctl (probe and sweep), and
 // weft.nodes (frames, while Redis can't be relied on).
@@ -8,6 +9,6 @@
 // heads. So it may drop a slow node from a batch, and never lets one node delay another.
 //
 // Goroutines, all owned by Service.Run: for each partition that this process owns a reader and the routing loop, a
-// request for each node that a batch is for, the one that tends Redis, and the prober of suspect nodes with a request
-// for each.
+// sender for each node that has something under way, the one that tends Redis, and the prober of suspect nodes with a
+// request for each.
 package dispatch

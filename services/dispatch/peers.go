@@ -21,6 +21,11 @@ const (
 	// goneFor is how long a node that nobody answers for and that has no lease is not tried again. A node's id is never
 	// used twice, so this only spares useless requests for routes that are not cleaned up yet.
 	goneFor = 10 * time.Second
+	// calm is for how long a node that was suspect must not be it again to be as good as new. Until then it has to answer
+	// twice as many probes in a row each time, up to provenMost: one whose probes are answered and whose frames are not
+	// would hold a part of its messages up at every probe, and now does so every 4 s.
+	calm       = 30 * time.Second
+	provenMost = 16
 	// everyone stands for all nodes, where none is known. No node has this id.
 	everyone = "*"
 )
@@ -29,14 +34,25 @@ const (
 type peers struct {
 	*Service
 
-	mu      sync.Mutex           // protects everything below
-	live    map[string]bool      // nodes with a lease, as of the last reading
-	suspect map[string]bool      // nodes that owe an answer: probed until they give one
-	gone    map[string]time.Time // nodes without lease that NATS knows no subscription of, since when
+	mu      sync.Mutex            // protects everything below
+	live    map[string]bool       // nodes with a lease, as of the last reading
+	suspect map[string]*suspicion // nodes that owe an answer: probed until they give enough
+	freed   map[string]*suspicion // nodes that were suspect lately
+	gone    map[string]time.Time  // nodes without lease that NATS knows no subscription of, since when
+}
+
+// suspicion is what it takes a node to get frames again.
+type suspicion struct {
+	answered int       // probes in a row
+	proven   int       // how many it takes
+	until    time.Time // of one that is over: when it is forgotten
 }
 
 func newPeers(s *Service) *peers {
-	return &peers{Service: s, live: make(map[string]bool), suspect: make(map[string]bool), gone: make(map[string]time.Time)}
+	return &peers{
+		Service: s, live: make(map[string]bool), gone: make(map[string]time.Time),
+		suspect: make(map[string]*suspicion), freed: make(map[string]*suspicion),
+	}
 }
 
 // setLive takes in which nodes have a lease. While Redis can't be relied on, those that had one keep it: they may just
@@ -83,7 +99,7 @@ func (p *peers) passedOver(id string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_, gone := p.gone[id]
-	return gone || p.suspect[id]
+	return gone || p.suspect[id] != nil
 }
 
 // unanswered decides about a node that owes an answer: it is gone if nobody listens in its name and it has no lease.
@@ -96,10 +112,34 @@ func (p *peers) unanswered(id string, err error) {
 		p.gone[id] = time.Now()
 		return
 	}
-	if !p.suspect[id] {
-		p.suspect[id] = true
-		p.log.Warn("a node does not answer; going on without it", "node", id, "err", err)
+	if s := p.suspect[id]; s != nil {
+		s.answered = 0
+		return
 	}
+	s := &suspicion{proven: 1}
+	if before := p.freed[id]; before != nil && time.Now().Before(before.until) {
+		s.proven = min(2*before.proven, provenMost)
+	}
+	p.suspect[id] = s
+	p.log.Warn("a node does not answer; going on without it", "node", id, "err", err)
+}
+
+// proven takes in that a suspect node has answered a probe, and says whether that is enough.
+func (p *peers) proven(id string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.suspect[id]
+	if s == nil {
+		return false
+	}
+	if s.answered++; s.answered < s.proven {
+		return false
+	}
+	delete(p.suspect, id)
+	s.until = time.Now().Add(calm)
+	p.freed[id] = s
+	p.log.Info("a node answers again", "node", id)
+	return true
 }
 
 // probe asks all suspect nodes, again and again until ctx ends, whether they are back.
@@ -120,13 +160,18 @@ func (p *peers) probe(ctx context.Context) error {
 	}
 }
 
-// suspects are the suspect nodes. Those that were gone for long enough are forgotten.
+// suspects are the suspect nodes. Those that were gone for long enough are forgotten, and old suspicions.
 func (p *peers) suspects() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for id, since := range p.gone {
 		if time.Since(since) > goneFor {
 			delete(p.gone, id)
+		}
+	}
+	for id, s := range p.freed {
+		if time.Now().After(s.until) {
+			delete(p.freed, id)
 		}
 	}
 	list := make([]string, 0, len(p.suspect))
@@ -136,15 +181,11 @@ func (p *peers) suspects() []string {
 	return list
 }
 
-// ask probes one suspect node. When it answers it gets frames again, and then is told to sweep: what it was not sent
+// ask probes one suspect node. When it has answered enough it gets frames again, and then is told to sweep: what it was not sent
 // is below the heads that it reads then.
 func (p *peers) ask(ctx context.Context, id string) {
 	err := p.order(ctx, id, node.Probe)
-	if err == nil {
-		p.mu.Lock()
-		delete(p.suspect, id)
-		p.mu.Unlock()
-		p.log.Info("a node answers again", "node", id)
+	if err == nil && p.proven(id) {
 		err = p.order(ctx, id, node.Sweep)
 	}
 	if err != nil && ctx.Err() == nil {

@@ -22,7 +22,7 @@ func TestOneFramePerNodeAndBatch(t *testing.T) {
 	release := make(chan struct{})
 	a, b := w.node("a", true, address(1), address(2)), w.node("b", true, address(2), address(3))
 	a.hold = release
-	w.start(func(c *Config) { c.Hop = patience })
+	w.start(func(c *Config) { c.Hop, c.prompt = patience, patience })
 	w.log(address(1), `0`)
 	w.eventually("a first frame", func() bool { return a.framed() == 1 })
 	for range 10 {

@@ -39,12 +39,14 @@ func (s *Service) own(ctx context.Context, p int) error {
 		return partition.Read(ctx, s.js, fabric.MsgStream(p), fabric.DispatchConsumer, log)
 	})
 	group.Go(func() error {
+		out := newOutbox(s)
+		defer out.running.Wait()
 		for {
 			select {
 			case <-ctx.Done():
 				return nil
 			case msg := <-log:
-				s.route(ctx, s.gather(msg, log))
+				s.route(ctx, s.gather(msg, log), out)
 			}
 		}
 	})
@@ -82,7 +84,7 @@ func (s *Service) decode(batch []routed, msg jetstream.Msg) []routed {
 
 // route does a batch: look up, send, acknowledge. It never fails: a node that could not be told is told to sweep when
 // it answers again, and one that is gone will find the messages in the archive.
-func (s *Service) route(ctx context.Context, batch []routed) {
+func (s *Service) route(ctx context.Context, batch []routed, out *outbox) {
 	heads := make(map[subject.Address]uint64, len(batch))
 	for _, r := range batch {
 		if r.encoded != nil {
@@ -90,17 +92,8 @@ func (s *Service) route(ctx context.Context, batch []routed) {
 		}
 	}
 	nodes := s.lookUp(ctx, heads)
-	if ctx.Err() != nil {
-		return // the next owner routes it
-	}
-	s.send(ctx, frames(batch, nodes))
-	if ctx.Err() != nil {
-		return
-	}
-	for _, r := range batch {
-		if err := r.delivery.Ack(); err != nil {
-			s.faults.Note("acknowledge", err)
-		}
+	if ctx.Err() == nil { // else the next owner routes it
+		out.put(ctx, batch, frames(batch, nodes))
 	}
 }
 
@@ -156,21 +149,4 @@ func frames(batch []routed, nodes map[subject.Address][]string) map[string][][]b
 		}
 	}
 	return all
-}
-
-// send gives the nodes their frames, all nodes at once and each one's in order, and returns when every node has
-// answered or is suspect.
-func (s *Service) send(ctx context.Context, all map[string][][]byte) {
-	var group errgroup.Group
-	for node, list := range all {
-		group.Go(func() error {
-			for _, frame := range list {
-				if !s.peers.send(ctx, node, frame) {
-					break
-				}
-			}
-			return nil
-		})
-	}
-	_ = group.Wait() // its functions return no error
 }
