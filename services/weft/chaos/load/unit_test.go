@@ -98,6 +98,8 @@ func TestOwedCountsMessagesNotDevices(t *testing.T) {
 	want(2)
 	o.got("early", 2)
 	want(1)
+	o.got("early", 2) // again, before the acknowledgement
+	want(1)
 	o.end("early", true)
 	o.end("late", true)
 	want(1)
