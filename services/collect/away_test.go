@@ -67,6 +67,7 @@ func TestTheArchiveIsLocked(t *testing.T) {
 	if now := runtime.NumGoroutine(); now > before+30 {
 		t.Errorf("%d goroutines, %d before", now, before)
 	}
+	w.readsWhileLocked(t)
 	unlock()
 	begun := time.Now()
 	w.drained()
@@ -89,6 +90,27 @@ func TestTheArchiveIsLocked(t *testing.T) {
 	}
 	if set := w.count(fabric.QuarantineStream); set > 0 {
 		t.Errorf("%d in quarantine", set)
+	}
+}
+
+// readsWhileLocked opens devices that nobody knows, which can't be written down, and reads a mailbox meanwhile.
+func (w *world) readsWhileLocked(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var opening sync.WaitGroup
+	for i := range 10 {
+		opening.Go(func() {
+			begun := time.Now()
+			_, err := history.Open(ctx, w.nc, history.OpenRequest{Tenant: "default", User: "alice", Device: fmt.Sprint("d", i), Addresses: []string{alice.Tokens()}})
+			if took := time.Since(begun); err == nil || problem.From(err).Code != problem.Unavailable || took > 2*readTimeout {
+				t.Errorf("a new device: %v after %s", err, took)
+			}
+		})
+	}
+	opening.Wait()
+	if page, err := history.Read(ctx, w.nc, alice, 0, 0, 1000); err != nil || page.Head != 1 {
+		t.Errorf("a mailbox: %+v, %v", page, err)
 	}
 }
 

@@ -54,7 +54,9 @@ type Service struct {
 	table   *route.Table
 	trials  *partition.Trials
 
-	reads    fuse
+	// One for each kind: while another process holds SQLite's lock, mailboxes can be read and devices not opened.
+	fuses struct{ read, open, heads fuse }
+
 	requests requests
 	posts    chan struct{} // a place for each POST that is worked on
 }
@@ -159,7 +161,8 @@ func Open(ctx context.Context, address string, facts archive.Facts) (archive.Arc
 	return nil, archive.ErrAddress
 }
 
-// createFabric makes the streams, waiting for JetStream if it does not answer yet.
+// createFabric makes the streams, waiting for JetStream if it does not answer yet. Another number of partitions and a
+// server that takes too small messages are final.
 func (s *Service) createFabric(ctx context.Context, facts fabric.Facts) error {
 	for {
 		err := nats.ErrDisconnected
@@ -169,7 +172,8 @@ func (s *Service) createFabric(ctx context.Context, facts fabric.Facts) error {
 		if err == nil {
 			return nil
 		}
-		if problem.From(err).Code == problem.WrongPartition || ctx.Err() != nil {
+		final := errors.Is(err, &problem.Problem{Code: problem.WrongPartition}) || errors.Is(err, &problem.Problem{Code: problem.Unsupported})
+		if final || ctx.Err() != nil {
 			return fmt.Errorf("collect: %w", err)
 		}
 		s.faults.Note("create the streams", err)

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
@@ -427,6 +428,38 @@ func (w *world) fillLog() (free func()) {
 	w.setLog(func(c *jetstream.StreamConfig) { c.MaxBytes, c.Discard = 1, jetstream.DiscardNew })
 	return func() {
 		w.setLog(func(c *jetstream.StreamConfig) { c.MaxBytes, c.Discard = -1, jetstream.DiscardOld })
+	}
+}
+
+// TestAServerThatTakesTooSmallMessagesEndsTheStart: pages and frames would not fit; somebody must change it.
+func TestAServerThatTakesTooSmallMessagesEndsTheStart(t *testing.T) {
+	small, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir(), MaxPayload: 64 << 10,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	small.Start()
+	t.Cleanup(func() { small.Shutdown(); small.WaitForShutdown() })
+	if !small.ReadyForConnections(patience) {
+		t.Fatal("the server is not ready")
+	}
+	w := newWorld(t)
+	nc, err := nats.Connect(small.ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	cfg := DefaultConfig()
+	cfg.Listen, cfg.Redis = "", "redis://"+w.redis.Addr()
+	s, err := New(cfg, nc, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := s.runOn(ctx, w.archive); !errors.Is(err, &problem.Problem{Code: problem.Unsupported}) || !strings.Contains(err.Error(), "max_payload is 65536") {
+		t.Errorf("it ended with %v", err)
 	}
 }
 

@@ -41,7 +41,7 @@ func (s *Service) read(ctx context.Context, r micro.Request) {
 		return
 	}
 	var page *history.Page
-	err = s.ask(ctx, "read a mailbox", func(ctx context.Context) (err error) {
+	err = s.ask(ctx, &s.fuses.read, "read a mailbox", func(ctx context.Context) (err error) {
 		page, err = s.archive.Read(ctx, to, q.After, q.UpTo, min(q.Bytes, pageMost), time.Now())
 		return err
 	})
@@ -66,7 +66,7 @@ func (s *Service) read(ctx context.Context, r micro.Request) {
 // opener answers where a device stands.
 func (s *Service) opener(ctx context.Context) func(history.OpenRequest) (*history.OpenAnswer, error) {
 	return func(q history.OpenRequest) (answer *history.OpenAnswer, err error) {
-		err = s.ask(ctx, "open a device", func(ctx context.Context) (err error) {
+		err = s.ask(ctx, &s.fuses.open, "open a device", func(ctx context.Context) (err error) {
 			answer, err = s.archive.Open(ctx, q)
 			return err
 		})
@@ -85,7 +85,7 @@ func (s *Service) header(ctx context.Context) func(history.HeadsRequest) (*histo
 			}
 		}
 		var heads map[subject.Address]uint64
-		err := s.ask(ctx, "read heads", func(ctx context.Context) (err error) {
+		err := s.ask(ctx, &s.fuses.heads, "read heads", func(ctx context.Context) (err error) {
 			heads, err = s.archive.Heads(ctx, addresses)
 			return err
 		})
@@ -102,9 +102,9 @@ func (s *Service) header(ctx context.Context) func(history.HeadsRequest) (*histo
 
 // ask asks the archive for a node. The error is what the node is told: that the request is wrong, or to try again, at
 // the latest after readTimeout; at once while the archive is known to hang.
-func (s *Service) ask(ctx context.Context, step string, do func(context.Context) error) error {
+func (s *Service) ask(ctx context.Context, f *fuse, step string, do func(context.Context) error) error {
 	away := problem.New(problem.Unavailable, "the archive does not answer; try again in a moment")
-	end, ok := s.reads.enter()
+	end, ok := f.enter()
 	if !ok {
 		return away
 	}
@@ -122,7 +122,7 @@ func (s *Service) ask(ctx context.Context, step string, do func(context.Context)
 	return nil
 }
 
-// fuse keeps questions from standing in line behind an archive that hangs: after one took too long the others are
+// fuse keeps questions of a kind from standing in line behind an archive that hangs: after one took too long the others are
 // refused, but for one at a time that finds out whether it answers again. Without it 10,000 questions, 256 at once, would
 // be refused over 80 s.
 type fuse struct {

@@ -71,6 +71,19 @@ func checkStream(t *testing.T, js jetstream.JetStream, want fabric.Stream) {
 	}
 }
 
+func TestATooSmallMaxPayloadIsRefused(t *testing.T) {
+	js := connect(t, startNATS(t, 1).URL())
+	for _, most := range []int64{0, 64 << 10, 1<<20 - 1, 1 << 31} {
+		err := fabric.Create(within(t, patience), js, fabric.Facts{Epoch: "e", Partitions: 1}, fabric.Options{MaxPayload: most})
+		if !errors.Is(err, &problem.Problem{Code: problem.Unsupported}) || !strings.Contains(err.Error(), "max_payload") {
+			t.Errorf("max_payload %d: %v", most, err)
+		}
+	}
+	if _, err := js.Stream(within(t, patience), fabric.AckStream); !errors.Is(err, jetstream.ErrStreamNotFound) {
+		t.Errorf("something was created all the same: %v", err)
+	}
+}
+
 func TestAnotherNumberOfPartitionsIsRefused(t *testing.T) {
 	_, js := startFabric(t, 4)
 	err := fabric.Create(within(t, patience), js, fabric.Facts{Epoch: "e1", Partitions: 8}, fabric.Options{MaxPayload: 1 << 20})
