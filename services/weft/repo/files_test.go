@@ -58,7 +58,7 @@ func TestLinksPointSomewhere(t *testing.T) {
 }
 
 func TestScriptsRunAnywhere(t *testing.T) {
-	for _, script := range []string{"test", "lint", "run", "fuzz"} {
+	for _, script := range []string{"test", "lint", "run", "fuzz", "controls/run"} {
 		info, err := os.Stat(filepath.Join(root(t), ".ci", script))
 		if err != nil {
 			t.Error(err)
