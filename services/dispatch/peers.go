@@ -23,9 +23,9 @@ const (
 	goneFor = 10 * time.Second
 	// calm is for how long a node that was suspect must not be it again to be as good as new. Until then it has to answer
 	// twice as many probes in a row each time, up to provenMost: one whose probes are answered and whose frames are not
-	// would hold a part of its messages up at every probe, and now does so every 4 s.
+	// would hold a part of its messages up at every probe, and now does so every 2 s.
 	calm       = 30 * time.Second
-	provenMost = 16
+	provenMost = 8
 	// everyone stands for all nodes, where none is known. No node has this id.
 	everyone = "*"
 )

@@ -78,11 +78,11 @@ func (b *Base) Connect(name string, log *slog.Logger) (*nats.Conn, error) {
 		nats.RetryOnFailedConnect(true),
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.ReconnectJitter(250*time.Millisecond, 500*time.Millisecond),
-		// A server that was paused or cut off is left after 6 to 8 s: after 3 s, a node or an owner would move for every
-		// hiccup of a loaded machine. A write that it does not take blocks everybody who publishes; it is given up after
-		// 2 s, and the connection with it, since what was in it is lost.
+		// A server that was paused or cut off is left after 4 to 6 s: sooner, everybody would move for a hiccup of a loaded
+		// machine; later, with the election of a new leader, 10 s are over. A write that it does not take blocks
+		// everybody who publishes; it is given up after 2 s, and the connection with it, since what was in it is lost.
 		nats.PingInterval(2 * time.Second),
-		nats.MaxPingsOutstanding(3),
+		nats.MaxPingsOutstanding(2),
 		nats.FlusherTimeout(2 * time.Second),
 		nats.ReconnectOnFlusherError(),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
