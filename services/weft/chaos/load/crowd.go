@@ -59,7 +59,7 @@ func NewCrowd(o CrowdOptions) (*Crowd, error) {
 		h := fnv.New64a()
 		_, _ = h.Write([]byte(m.user))                                     // which does not fail
 		m.ring = newRing(o.Push, rand.New(rand.NewPCG(o.Seed, h.Sum64()))) //nolint:gosec // a run has to be the same again
-		m.ring.at = i                                                      // evenly
+		m.home, m.ring.at = i, i                                           // evenly
 		c.members = append(c.members, m)
 	}
 	return c, nil
@@ -148,6 +148,14 @@ func (c *Crowd) Cut() time.Time {
 		m.cut()
 	}
 	return moment
+}
+
+// Spread sends the members home: to the nodes where they began, evenly. It resets all connections, as Cut does.
+func (c *Crowd) Spread() time.Time {
+	for _, m := range c.members {
+		m.homesick.Store(true)
+	}
+	return c.Cut()
 }
 
 // Place is where a member is connected.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weftpush/weft/services/auth"
@@ -22,6 +23,8 @@ type member struct {
 	crowd    *Crowd
 	user     string
 	welcomed chan struct{} // closed at the first welcome
+	home     int           // the place in the ring where it began
+	homesick atomic.Bool   // the next connection is to be home
 	// Of its goroutine:
 	ring       *ring
 	token      string
@@ -74,6 +77,9 @@ func (m *member) live(ctx context.Context) {
 			return
 		}
 		_ = wait(ctx, m.ring.move(err, time.Since(began)))
+		if m.homesick.Swap(false) {
+			m.ring.at = m.home
+		}
 	}
 }
 

@@ -73,15 +73,22 @@ func (o *options) drill(ctx context.Context, folder string, stdout, stderr io.Wr
 	return d.print(stdout)
 }
 
-// all runs each drill on the crowd, which is whole again before the next begins.
+// all runs each drill on the crowd, which is whole again, and evenly spread, before the next begins.
 func (d *drills) all(ctx context.Context) error {
-	for _, run := range []func(context.Context) error{
+	list := []func(context.Context) error{
 		d.nodeKilled, d.nodePaused, d.halfOpen, d.storm, d.rolled,
 		func(ctx context.Context) error { return d.ownerKilled(ctx, "collect-1", 3*time.Second) },
 		func(ctx context.Context) error { return d.ownerKilled(ctx, "dispatch-1", 3*time.Second) },
-		func(ctx context.Context) error { return d.ownerKilled(ctx, "nats-1", 10*time.Second) },
-	} {
-		if err := d.whole(ctx); err != nil {
+	}
+	if d.o.form == string(world.Long) { // else there is no other server to go on with
+		list = append(list, func(ctx context.Context) error { return d.ownerKilled(ctx, "nats-1", 10*time.Second) })
+	}
+	for i, run := range list {
+		var since time.Time
+		if i > 0 {
+			since = d.crowd.Spread()
+		}
+		if err := d.whole(ctx, since); err != nil {
 			return err
 		}
 		if err := run(ctx); err != nil {
@@ -96,8 +103,9 @@ func (d *drills) all(ctx context.Context) error {
 	return nil
 }
 
-// whole waits until every member is connected and owed nothing, and every process is ready.
-func (d *drills) whole(ctx context.Context) error {
+// whole waits until every member is connected, by a connection later than since, and owed nothing, and every process
+// is ready.
+func (d *drills) whole(ctx context.Context, since time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, drillPatience)
 	defer cancel()
 	select {
@@ -110,7 +118,7 @@ func (d *drills) whole(ctx context.Context) error {
 	}
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	for slices.ContainsFunc(d.crowd.Places(), func(p load.Place) bool { return !p.Online }) {
+	for slices.ContainsFunc(d.crowd.Places(), func(p load.Place) bool { return !p.Online || p.Since.Before(since) }) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -257,7 +265,7 @@ func (d *drills) storm(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, drillPatience)
 	defer cancel()
 	struck := d.crowd.Cut()
-	if err := errors.Join(d.crowd.Send(ctx, 1), d.crowd.Await(ctx), d.whole(ctx)); err != nil {
+	if err := errors.Join(d.crowd.Send(ctx, 1), d.crowd.Await(ctx), d.whole(ctx, struck)); err != nil {
 		return err
 	}
 	drill := fmt.Sprintf("%d clients reconnecting at once", d.o.crowd)

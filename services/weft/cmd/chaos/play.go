@@ -20,7 +20,7 @@ import (
 const (
 	// heartbeat is that of the push nodes: short, so that what is half open is noticed while the run lasts.
 	heartbeat = 4 * time.Second
-	// drain is how long a push node gives its clients when it is told to go.
+	// drain is how long a push node gives its clients when it is told to go: less than its default, which drills keep.
 	drain = 5 * time.Second
 	// mischief is the mean time between two misbehaviours of one device.
 	mischief = 20 * time.Second
@@ -171,10 +171,14 @@ func (o *options) tell(told <-chan struct{}, w *world.World, l *load.Load, say i
 // world is what a world is started with.
 func (o *options) world(folder string, log *record.Log, say io.Writer) world.Options {
 	_, missing := exec.LookPath("nats-server")
+	env := []string{"WEFT_HEARTBEAT=" + heartbeat.String()}
+	if !o.drills {
+		env = append(env, "WEFT_DRAIN="+drain.String())
+	}
 	return world.Options{
 		Data: filepath.Join(folder, "world"), Form: world.Form(o.form), Seed: o.seed, Log: log, Out: say,
 		Archive: o.archive, BuildNATS: missing != nil,
-		Env: append([]string{"WEFT_HEARTBEAT=" + heartbeat.String(), "WEFT_DRAIN=" + drain.String()}, o.env...),
+		Env: append(env, o.env...),
 	}
 }
 
