@@ -67,14 +67,14 @@ func TestJetStreamIsFull(t *testing.T) {
 	for i := range 3 {
 		took, err := w.tries(fmt.Sprint("s", i))
 		said, ok := errors.AsType[*jetstream.APIError](err)
-		if !ok || took > time.Second {
+		if !ok || took > soon {
 			t.Errorf("the stream door: %v after %s", err, took)
 		} else {
 			t.Logf("the stream door said after %s: %d %s", took, said.ErrorCode, said.Description)
 		}
 		begun := time.Now()
 		_, p := w.request(subject.Publish(alice), bulky, "Weft-Id", fmt.Sprint("r", i))
-		if p == nil || p.Code != problem.Unavailable || !strings.Contains(p.Message, "the log: insufficient") || time.Since(begun) > time.Second {
+		if p == nil || p.Code != problem.Unavailable || !strings.Contains(p.Message, "the log: insufficient") || time.Since(begun) > soon {
 			t.Errorf("the request door: %v after %s", p, time.Since(begun))
 		}
 		t.Logf("the request door said after %s: %v", time.Since(begun), p)

@@ -13,7 +13,7 @@ import (
 const (
 	// answerWithin is how long a request may wait for its batch before it is refused: a publisher at the request door
 	// hears within a second that something is down, and at once while it is known to be.
-	answerWithin = 800 * time.Millisecond
+	answerWithin = 700 * time.Millisecond
 	// retryAfter is how long collect waits before it tries again what failed on the archive or on NATS. With the
 	// longest that an attempt takes it is below the 2 s within which delivery goes on after an outage.
 	retryAfter = 250 * time.Millisecond
