@@ -78,7 +78,7 @@ func (k *keeper) evict(ctx context.Context, some []*session, now time.Time, paus
 		_, id, there := strings.Cut(holders[i], "/")
 		switch {
 		case there && id > s.id:
-			s.replaced()
+			s.replaced(id)
 		case there || claims[i].Write:
 			s.setExamined(now)
 		}
@@ -111,7 +111,14 @@ func (s *session) setExamined(at time.Time) {
 // holder is how the session stands in the devices of its user.
 func (s *session) holder() string { return s.node.id + "/" + s.id }
 
-// replaced ends a session whose device has a newer connection.
-func (s *session) replaced() {
+// replaced ends a session whose device another one has taken. That is final when the other one began later. A
+// connection that began earlier and took longer to open (its client gave it up and connected again while NATS or Redis
+// was away) has nobody behind it: then the client is to come again, and its next session takes the device back. Clocks of
+// nodes that differ can only cost such a round.
+func (s *session) replaced(by string) {
+	if by < s.id {
+		s.finish(protocol.CloseBackOff, problem.New(problem.Busy, "an earlier connection of the device %q has opened after this one; connect again", s.device))
+		return
+	}
 	s.finish(protocol.CloseReplaced, problem.New(problem.Replaced, "the device %q has connected again elsewhere", s.device))
 }

@@ -95,7 +95,7 @@ func TestAnotherNodeIsToldUntilItAnswers(t *testing.T) {
 	for range 2 {
 		order := wait(t, "an order comes", orders)
 		var o node.Order
-		if err := json.Unmarshal(order.Data, &o); err != nil || o != (node.Order{Op: node.Replaced, Session: "old"}) {
+		if err := json.Unmarshal(order.Data, &o); err != nil || o.Op != node.Replaced || o.Session != "old" || o.By != n.all()[0].id {
 			t.Errorf("the order is %s", order.Data)
 		}
 		if len(orders) == 0 {
@@ -106,5 +106,22 @@ func TestAnotherNodeIsToldUntilItAnswers(t *testing.T) {
 	must(t, wait(t, "the last order comes", orders).Respond(nil))
 	if len(orders) != 0 {
 		t.Error("an order came after the answer")
+	}
+}
+
+// TestAnEarlierConnectionThatOpensLaterIsNotFinal: its client has long given it up, and must not be kept away by it.
+func TestAnEarlierConnectionThatOpensLaterIsNotFinal(t *testing.T) {
+	w := newWorld(t)
+	n, other := w.node(), w.node()
+	for _, elsewhere := range []*running{n, other} {
+		earlier := elsewhere.dial(t, token("alice"))
+		<-time.After(2 * time.Millisecond) // the ids tell ms apart
+		d := n.device(t, "alice", "phone")
+		earlier.hello("phone")
+		earlier.want(protocol.TWelcome)
+		d.end(protocol.CloseBackOff, problem.Busy)
+		again := n.device(t, "alice", "phone")
+		earlier.end(protocol.CloseReplaced, problem.Replaced)
+		again.quiet()
 	}
 }

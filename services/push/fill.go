@@ -106,6 +106,7 @@ func (s *session) filled(l *lane, after uint64, items []item, head uint64, err e
 	l.filling = false
 	if s.end == nil {
 		l.refill(items, head)
+		s.shed()
 	}
 	l.faulted = err != nil || (l.next == after+1 && s.fullSince.IsZero())
 	s.fill(l)
@@ -119,6 +120,7 @@ func (s *session) offerPage(l *lane, items []item, head uint64) {
 		return
 	}
 	l.refill(items, head)
+	s.shed()
 	s.fill(l)
 }
 

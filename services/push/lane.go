@@ -103,7 +103,7 @@ func (l *lane) refill(page []item, head uint64) {
 		case l.send(it):
 			l.flush()
 		default:
-			l.ahead, l.held = nil, 0
+			l.forget()
 			for _, it := range page[i:] {
 				l.hold(it)
 			}
@@ -119,10 +119,18 @@ func (l *lane) hold(it item) {
 	if n > 0 && l.ahead[n-1].to+1 != it.from {
 		return
 	}
-	if n < aheadMost && l.held+len(it.object) <= l.session.node.cfg.Window/4 {
+	size := len(it.object)
+	if n < aheadMost && l.held+size <= l.session.node.cfg.Window/4 && l.session.room(size) {
 		l.ahead = append(l.ahead, it)
-		l.held += len(it.object)
+		l.held += size
+		l.session.held += size
 	}
+}
+
+// forget lets go of what was held.
+func (l *lane) forget() {
+	l.session.held -= l.held
+	l.ahead, l.held = nil, 0
 }
 
 // flush sends what waited, now that the hole before it may be filled.
@@ -132,6 +140,7 @@ func (l *lane) flush() {
 			return
 		}
 		l.held -= len(l.ahead[0].object)
+		l.session.held -= len(l.ahead[0].object)
 		l.ahead = l.ahead[1:]
 	}
 	if len(l.ahead) == 0 {

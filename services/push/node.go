@@ -92,7 +92,7 @@ func (n *Service) takeOrder(msg *nats.Msg) {
 	case node.Sweep:
 		n.sweepSoon()
 	case node.Replaced:
-		n.replace(order.Session)
+		n.replace(order.Session, order.By)
 	default:
 		n.faults.Note("obey an order", fmt.Errorf("unknown order %q", order.Op))
 		return
@@ -100,10 +100,10 @@ func (n *Service) takeOrder(msg *nats.Msg) {
 	n.answer(msg)
 }
 
-// replace closes a session whose device has a newer connection.
-func (n *Service) replace(id string) {
+// replace closes a session whose device another one has taken.
+func (n *Service) replace(id, by string) {
 	if s := n.session(id); s != nil {
-		s.replaced()
+		s.replaced(by)
 	}
 }
 

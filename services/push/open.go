@@ -37,7 +37,7 @@ const (
 // open makes a session of a hello: the routes are written, then the heads are read, then the client is welcomed. From
 // the welcome on nothing is missed: what was published before the route is below the head, what comes after is routed
 // here. The error is a *problem.Problem; then nothing of the session is left.
-func (n *Service) open(ctx context.Context, out transport, who *identity.Identity, hello protocol.FromClient) (*session, error) {
+func (n *Service) open(ctx context.Context, out transport, began time.Time, who *identity.Identity, hello protocol.FromClient) (*session, error) {
 	device, err := deviceOf(who, hello.Device)
 	if err != nil {
 		return nil, err
@@ -48,7 +48,7 @@ func (n *Service) open(ctx context.Context, out transport, who *identity.Identit
 	if err != nil {
 		return nil, err
 	}
-	s := n.newSession(user, device, out, who)
+	s := n.newSession(user, device, out, began, who)
 	if !n.admit(s) {
 		return nil, leaving()
 	}
@@ -63,7 +63,7 @@ func (n *Service) open(ctx context.Context, out transport, who *identity.Identit
 		n.close(ctx, s)
 		return nil, err
 	}
-	n.supersede(ctx, state.Previous)
+	n.supersede(ctx, state.Previous, s.id)
 	s.begin(lanes, hello, func(mailboxes map[string]protocol.Mailbox) any {
 		return protocol.Welcome{
 			T: protocol.TWelcome, Session: s.id, User: who.User, Device: device, Node: n.id, Epoch: n.epoch,
@@ -73,15 +73,15 @@ func (n *Service) open(ctx context.Context, out transport, who *identity.Identit
 	return s, nil
 }
 
-// newID is the id of a session that begins now. It begins with the time in ms: of two that claim a device, the later
-// one has it.
-func newID(now time.Time) string { return fmt.Sprintf("%013d-%.16s", now.UnixMilli(), rand.Text()) }
+// newID is the id of a session whose connection began at a time. It begins with that time in ms: of two that claim a
+// device, the later one has it.
+func newID(began time.Time) string { return fmt.Sprintf("%013d-%.16s", began.UnixMilli(), rand.Text()) }
 
 // newSession is a session that is not open.
-func (n *Service) newSession(user subject.Address, device string, out transport, who *identity.Identity) *session {
+func (n *Service) newSession(user subject.Address, device string, out transport, began time.Time, who *identity.Identity) *session {
 	now, pauses := time.Now(), n.pulse.check().pauses
 	return &session{
-		id: newID(now), user: user, device: device, node: n, out: out, who: who,
+		id: newID(began), user: user, device: device, node: n, out: out, who: who,
 		heard: now, asked: pauses, echoed: pauses, vouched: pauses,
 	}
 }
@@ -269,21 +269,21 @@ func (n *Service) positions(ctx context.Context, s *session, ask []string, state
 }
 
 // supersede closes the connection that the device had before, here or at another node. It does not wait for that node.
-func (n *Service) supersede(ctx context.Context, previous string) {
+func (n *Service) supersede(ctx context.Context, previous, by string) {
 	where, id, ok := strings.Cut(previous, "/")
 	switch {
 	case !ok:
 	case where == n.id:
-		n.replace(id)
+		n.replace(id, by)
 	default:
 		ctx := context.WithoutCancel(ctx)
-		n.tasks.Go(func() { n.orderReplaced(ctx, where, id) })
+		n.tasks.Go(func() { n.orderReplaced(ctx, where, id, by) })
 	}
 }
 
 // orderReplaced tells another node to close a session until it answers. A node that nobody knows any more has none.
-func (n *Service) orderReplaced(ctx context.Context, where, id string) {
-	order := object(node.Order{Op: node.Replaced, Session: id})
+func (n *Service) orderReplaced(ctx context.Context, where, id, by string) {
+	order := object(node.Order{Op: node.Replaced, Session: id, By: by})
 	for range orderMost {
 		ctx, cancel := context.WithTimeout(ctx, orderTimeout)
 		_, err := n.nc.RequestWithContext(ctx, subject.NodeControl(where), order)
@@ -396,7 +396,8 @@ func (s *session) drop(addresses []subject.Address) []*lane {
 			for _, waits := range l.sent {
 				freed += waits.size
 			}
-			l.next, l.sent, l.ahead, l.held = 0, nil, nil, 0
+			l.forget()
+			l.next, l.sent = 0, nil
 			dropped = append(dropped, l)
 		} else {
 			kept = append(kept, l)

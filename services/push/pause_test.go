@@ -199,7 +199,7 @@ func (w *world) process(t *testing.T, args ...string) *process {
 	p := &process{t: t, listen: free(t), admin: free(t), ended: make(chan error, 1), log: new(ear)}
 	self, err := os.Executable()
 	must(t, err)
-	p.cmd = exec.Command(self, append([]string{"-nats", w.nats.URL(), "-redis", w.redisURL, "-listen", p.listen, "-admin", p.admin}, args...)...) //nolint:noctx // ended below
+	p.cmd = exec.Command(self, append([]string{"-nats", w.nats.URL(), "-redis", w.redisURL, "-listen", p.listen, "-admin", p.admin}, args...)...)
 	p.cmd.Env = append(os.Environ(), program+"=1")
 	p.cmd.Stderr = p.log
 	must(t, p.cmd.Start())

@@ -29,6 +29,7 @@ type game struct {
 	boxes   []subject.Address
 	clients map[subject.Address]*client
 	wire    []item
+	largest int               // object that was published
 	owner   []subject.Address // of wire
 }
 
@@ -67,6 +68,7 @@ func (g *game) publish(to subject.Address) {
 }
 
 func (g *game) put(to subject.Address, it item) {
+	g.largest = max(g.largest, len(it.object))
 	g.wire, g.owner = append(g.wire, it), append(g.owner, to)
 }
 
@@ -146,6 +148,9 @@ func (g *game) check() {
 	if g.session.unacked != unacked {
 		g.t.Fatalf("the session counts %d bytes, it was sent %d", g.session.unacked, unacked)
 	}
+	if most := max(g.node.cfg.Window, g.largest); g.session.queued+g.session.held > most {
+		g.t.Fatalf("the session keeps %d bytes queued and %d held; the most is %d", g.session.queued, g.session.held, most)
+	}
 	if unacked > g.node.cfg.Window && objects > 1 {
 		g.t.Fatalf("%d bytes in %d objects are unacknowledged; the window has %d", unacked, objects, g.node.cfg.Window)
 	}
@@ -195,6 +200,9 @@ func (g *game) finish() {
 	g.check()
 	if g.session.unacked != 0 {
 		g.t.Fatalf("all is acknowledged, but %d bytes are in the window", g.session.unacked)
+	}
+	if g.session.queued != 0 || g.session.held != 0 {
+		g.t.Fatalf("all is written and acknowledged, but the session counts %d bytes queued, %d held", g.session.queued, g.session.held)
 	}
 	for _, l := range g.session.lanes {
 		if l.held != 0 || len(l.ahead)+len(l.sent) != 0 {

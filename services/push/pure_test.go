@@ -135,7 +135,7 @@ func newBench(t testing.TB, window int) *bench {
 func (b *bench) session(device string, cursors map[subject.Address]uint64) (*session, *paper) {
 	p := &paper{t: b.t}
 	who := &identity.Identity{Tenant: "default", User: "alice", Topics: []string{"*"}, Expires: time.Now().Add(time.Hour).UnixMilli()}
-	s := b.node.newSession(alice, device, p, who)
+	s := b.node.newSession(alice, device, p, time.Now(), who)
 	for to, cursor := range cursors {
 		l := &lane{session: s, to: to}
 		b.node.hub.join(l)

@@ -49,6 +49,7 @@ type Service struct {
 
 	tasks sync.WaitGroup // readers and writers of connections
 	pulse *pulse
+	gate  *gate
 
 	until   atomic.Int64  // ms since 1970: when clients have to be gone; 0 unless the node drains
 	emptied chan struct{} // closed by empty when the last session has left a node that drains
@@ -76,6 +77,7 @@ func New(cfg Config, nc *nats.Conn, log *slog.Logger) (*Service, error) {
 		sweeping: make(chan struct{}, 1),
 		sessions: make(map[string]*session),
 		pulse:    newPulse(),
+		gate:     newGate(arrivalsMost, openMost, turnWait),
 		emptied:  emptied,
 		empty:    sync.OnceFunc(func() { close(emptied) }),
 	}, nil

@@ -325,7 +325,7 @@ func TestASessionThatEndsWhileItOpensLeavesNothing(t *testing.T) {
 		defer w.archive.mu.Unlock()
 		return len(w.archive.opens) == 1
 	})
-	n.replace(n.all()[0].id)
+	n.replace(n.all()[0].id, newID(time.Now().Add(time.Second)))
 	d.end(protocol.CloseReplaced, problem.Replaced)
 	close(gate)
 	eventually(t, "nothing of the session is left", func() bool {

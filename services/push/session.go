@@ -49,6 +49,9 @@ type session struct {
 	lanes     []*lane // few: a slice is smaller than a map, and looking through it no slower
 	outbox    [][]byte
 	control   int  // control objects in the outbox
+	queued    int  // bytes in the outbox and with the writer
+	going     int  // the part of them that the writer has
+	held      int  // bytes that the lanes hold ahead
 	draining  bool // a drain goroutine runs
 	unacked   int  // bytes sent and not acknowledged, over all lanes
 	fullSince time.Time
@@ -77,6 +80,7 @@ func (s *session) offer(l *lane, it item) {
 		return
 	}
 	l.take(it)
+	s.shed()
 	s.fill(l)
 }
 
@@ -112,9 +116,24 @@ func (s *session) admit(size int) bool {
 	return true
 }
 
+// room says whether a lane may hold size bytes more: what a session keeps in memory for a client that does not read is
+// its window, or one message.
+func (s *session) room(size int) bool { return s.queued+s.held+size <= s.node.cfg.Window }
+
+// shed lets go of what lanes hold until that is true again; they will read it from the archive.
+func (s *session) shed() {
+	for _, l := range s.lanes {
+		if s.room(0) {
+			return
+		}
+		l.forget()
+	}
+}
+
 // write puts an object into the outbox and sees to it that somebody writes it.
 func (s *session) write(object []byte) {
 	s.outbox = append(s.outbox, object)
+	s.queued += len(object)
 	s.wake()
 }
 
@@ -173,6 +192,8 @@ func (s *session) turn() (batch [][]byte, ask uint32, end *ending) {
 	now := s.node.pulse.check()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.queued -= s.going // it has been written
+	s.going = 0
 	if s.end == nil && s.doubtful(now) {
 		if s.owed {
 			s.owed = false
@@ -182,7 +203,7 @@ func (s *session) turn() (batch [][]byte, ask uint32, end *ending) {
 		return nil, 0, nil
 	}
 	batch = s.outbox
-	s.outbox, s.control = nil, 0
+	s.outbox, s.control, s.going = nil, 0, s.queued
 	s.draining = len(batch) > 0
 	return batch, 0, s.end
 }
@@ -220,6 +241,9 @@ func (s *session) free(size int) {
 	}
 	for _, l := range s.lanes {
 		l.flush()
+	}
+	s.shed()
+	for _, l := range s.lanes {
 		s.fill(l)
 	}
 }
@@ -307,7 +331,7 @@ func (s *session) finishLocked(code protocol.CloseCode, why *problem.Problem) {
 		return
 	}
 	s.end = &ending{code: code, at: time.Now()}
-	s.outbox = nil
+	s.outbox, s.queued = nil, s.going
 	if why != nil {
 		s.end.reason = string(why.Code)
 		s.outbox = [][]byte{object(protocol.Error{T: protocol.TError, Problem: *why})}

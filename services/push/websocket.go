@@ -42,7 +42,8 @@ var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }} //nolint:g
 
 // socket is a WebSocket as a session's transport.
 type socket struct {
-	conn *websocket.Conn
+	conn  *websocket.Conn
+	began time.Time // when it was asked for
 	// patience is how long a client may take to read what is written at once. The watch cuts earlier one that is silent.
 	patience time.Duration
 	mu       sync.Mutex // serialises data writes; control frames have their own lock in gorilla
@@ -71,12 +72,17 @@ func (n *Service) acceptor(ctx context.Context) http.Handler {
 			refuseHTTP(w, leaving())
 			return
 		}
-		token := bearer(r)
+		began, token := time.Now(), bearer(r)
+		if err := n.gate.arrive(); err != nil {
+			refuseHTTP(w, problem.From(err))
+			return
+		}
 		conn, err := upgrader.Upgrade(w, r, nil)
 		if err != nil {
+			n.gate.settle()
 			return // the upgrader has answered
 		}
-		n.tasks.Go(func() { n.serve(ctx, &socket{conn: conn, patience: n.cfg.SlowAfter}, token) })
+		n.tasks.Go(func() { n.serve(ctx, &socket{conn: conn, began: began, patience: n.cfg.SlowAfter}, token) })
 	})
 }
 
@@ -112,6 +118,7 @@ func (n *Service) serve(ctx context.Context, sock *socket, token string) {
 	cut := context.AfterFunc(ctx, func() { _ = sock.conn.Close() })
 	s, err := n.greet(ctx, sock, token)
 	cut()
+	n.gate.settle()
 	if err != nil {
 		sock.refuse(err)
 		sock.hangUp()
@@ -132,19 +139,24 @@ func (n *Service) serve(ctx context.Context, sock *socket, token string) {
 	})
 }
 
-// greet takes auth and hello, which have n.greeting to arrive, and opens the session.
+// greet takes auth and hello, which have n.greeting to arrive, and opens the session when its turn has come.
 func (n *Service) greet(ctx context.Context, sock *socket, token string) (*session, error) {
 	token, hello, err := n.introduction(sock, token)
 	if err != nil {
 		return nil, err
 	}
+	done, err := n.gate.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	who, err := n.verify(ctx, token)
 	if err != nil {
 		return nil, err
 	}
-	return n.open(ctx, sock, who, hello)
+	return n.open(ctx, sock, sock.began, who, hello)
 }
 
 // introduction reads what a client says first: hello, or auth and then hello.

@@ -9,11 +9,12 @@ type Op string
 const (
 	Probe    Op = "probe"    // answer: you are alive
 	Sweep    Op = "sweep"    // compare every address you hold with the heads: you may have missed frames
-	Replaced Op = "replaced" // close Session: its device has a newer connection
+	Replaced Op = "replaced" // close Session: By has its device now
 )
 
 // Order is one order, as JSON.
 type Order struct {
 	Op      Op     `json:"op"`
 	Session string `json:"session,omitempty"`
+	By      string `json:"by,omitempty"` // the session that has taken the device
 }
