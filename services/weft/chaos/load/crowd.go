@@ -164,6 +164,7 @@ type Place struct {
 	Node   string    // the last that welcomed it
 	Since  time.Time // when it did
 	Online bool
+	Why    error // the last connection ended; nil if it never did
 }
 
 // Places are the members' places, always in the same order.

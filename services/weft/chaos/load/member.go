@@ -68,7 +68,7 @@ func (m *member) live(ctx context.Context) {
 		began := time.Now()
 		err := m.hold(ctx, entered)
 		m.mu.Lock()
-		m.place.Online = false
+		m.place.Online, m.place.Why = false, err
 		m.mu.Unlock()
 		if refusal, ok := errors.AsType[*refusal](err); ok && refusal.code.Fatal() && !m.replacedItself(refusal) {
 			m.mu.Lock()

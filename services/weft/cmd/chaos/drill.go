@@ -122,10 +122,25 @@ func (d *drills) whole(ctx context.Context, since time.Time) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return errors.New("some of the crowd stay away")
+			return d.away(since)
 		}
 	}
 	return nil
+}
+
+// away says who is not there, and why the first of them is not.
+func (d *drills) away(since time.Time) error {
+	var away []load.Place
+	for _, p := range d.crowd.Places() {
+		if !p.Online || p.Since.Before(since) {
+			away = append(away, p)
+		}
+	}
+	if len(away) == 0 {
+		return errors.New("the crowd came back too late")
+	}
+	first := away[0]
+	return fmt.Errorf("%d of the crowd stay away; %s, at %s since %s, because: %w", len(away), first.User, first.Node, first.Since.Format(time.TimeOnly), first.Why)
 }
 
 // during injects a fault while the crowd is sent a message each, now and every 2 s, and returns when it is healed and
