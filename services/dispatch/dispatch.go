@@ -29,10 +29,11 @@ type Service struct {
 	ready  chan struct{}
 
 	// Set once by Run before anything else starts.
-	js    jetstream.JetStream
-	table *route.Table
-	peers *peers
-	cache cache
+	js     jetstream.JetStream
+	table  *route.Table
+	peers  *peers
+	trials *partition.Trials
+	cache  cache
 }
 
 // New makes a dispatch. It does no I/O.
@@ -63,6 +64,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	defer s.table.Close()
 	s.peers = newPeers(s)
+	s.trials = partition.NewTrials(s.js, stage)
 	own := partition.Config{Stage: stage, Instance: s.id, Partitions: facts.Partitions, Log: s.log}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.tend(ctx) })

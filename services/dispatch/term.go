@@ -31,22 +31,30 @@ type routed struct {
 	encoded  []byte
 }
 
-// own is one term: the time in which this process owns a partition.
+// term is the time in which this process owns a partition. Everything in it belongs to one goroutine.
+type term struct {
+	*Service
+	partition int
+	log       chan jetstream.Msg // what comes while a batch is routed makes up the next one
+	out       *outbox
+	trials    int // so many messages to come are on trial
+}
+
+// own is one term.
 func (s *Service) own(ctx context.Context, p int) error {
-	log := make(chan jetstream.Msg, batchMost) // what comes while a batch is routed makes up the next one
+	t := &term{Service: s, partition: p, log: make(chan jetstream.Msg, batchMost), out: newOutbox(s), trials: 1}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		return partition.Read(ctx, s.js, fabric.MsgStream(p), fabric.DispatchConsumer, log)
+		return partition.Read(ctx, s.js, fabric.MsgStream(p), fabric.DispatchConsumer, t.log)
 	})
 	group.Go(func() error {
-		out := newOutbox(s)
-		defer out.running.Wait()
+		defer t.out.running.Wait()
 		for {
 			select {
 			case <-ctx.Done():
 				return nil
-			case msg := <-log:
-				s.route(ctx, s.gather(msg, log), out)
+			case msg := <-t.log:
+				t.take(ctx, msg)
 			}
 		}
 	})
@@ -54,12 +62,12 @@ func (s *Service) own(ctx context.Context, p int) error {
 }
 
 // gather adds to a first message what is there already. It waits for nothing.
-func (s *Service) gather(first jetstream.Msg, log <-chan jetstream.Msg) []routed {
-	batch := s.decode(nil, first)
+func (t *term) gather(first jetstream.Msg) []routed {
+	batch := t.decode(nil, first)
 	for size := len(first.Data()); len(batch) < batchMost && size < batchBytes; {
 		select {
-		case msg := <-log:
-			batch = s.decode(batch, msg)
+		case msg := <-t.log:
+			batch = t.decode(batch, msg)
 			size += len(msg.Data())
 		default:
 			return batch

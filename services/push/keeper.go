@@ -101,11 +101,15 @@ func (k *keeper) subscribed(ctx context.Context) bool {
 	return k.nc.FlushWithContext(ctx) == nil
 }
 
-// forgetRoutes notes that no route is in Redis any more.
+// forgetRoutes notes that no route is in Redis any more. Heads are not to be relied on either: a client that connected
+// meanwhile may have been told one that is too low, so each address is compared with the archive as soon as its turn comes.
 func (k *keeper) forgetRoutes() {
 	now := time.Now()
 	for i := range shards {
-		k.hub.each(i, func(m *mailbox) { m.setRouted(now, false) })
+		k.hub.each(i, func(m *mailbox) {
+			m.setRouted(now, false)
+			m.setCompared(time.Time{})
+		})
 	}
 }
 
