@@ -19,11 +19,11 @@ import (
 // nothing until the server is started again: of Weft nothing has to be.
 func TestTheDiskIsFull(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("a small disk (tmpfs) can be mounted by root only: what a full disk does is not tested here")
+		t.Skip("not injected: a small disk (tmpfs) can be mounted by root only")
 	}
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=16m"); err != nil {
-		t.Skipf("a small disk (tmpfs) can't be mounted here (%v): what a full disk does is not tested", err)
+		t.Skipf("not injected: a small disk (tmpfs) can't be mounted here: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(dir, 0); err != nil {

@@ -72,6 +72,8 @@ func (d *device) live(ctx context.Context, s stinter) {
 
 func (d *device) stayAway(ctx context.Context, away time.Duration) {
 	d.conn(record.Conn{What: "away"})
+	d.load.owed.leave(d.number, true)
+	defer d.load.owed.leave(d.number, false)
 	t := time.NewTimer(away)
 	defer t.Stop()
 	select {

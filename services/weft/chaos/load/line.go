@@ -128,6 +128,14 @@ func (l *line) SetReadDeadline(t time.Time) error {
 	return l.Conn.SetReadDeadline(t)
 }
 
+// SetDeadline implements net.Conn. The WebSocket library sets it for the handshake.
+func (l *line) SetDeadline(t time.Time) error {
+	l.mu.Lock()
+	l.deadline = t
+	l.mu.Unlock()
+	return l.Conn.SetDeadline(t)
+}
+
 // Close implements net.Conn.
 func (l *line) Close() error {
 	l.mu.Lock()

@@ -151,9 +151,13 @@ func (l *Load) live(ctx context.Context, d *device) {
 // to all of them.
 func (l *Load) Connected() <-chan struct{} { return l.connected }
 
-// InFlight is how many messages were sent, and not refused, that some device, connected or away, has yet to get. It is
+// InFlight is how many messages were sent, and not refused, that some device has yet to get which is not away on
+// purpose: those that a fault can touch. It takes some µs for each message that is owed.
+func (l *Load) InFlight() int { return l.owed.flying() }
+
+// Owed is how many messages were sent, and not refused, that some device, connected or away, has yet to get. It is
 // cheap.
-func (l *Load) InFlight() int { return l.owed.count() }
+func (l *Load) Owed() int { return l.owed.count() }
 
 // Acked is how many operations were acknowledged so far.
 func (l *Load) Acked() int { return int(l.acked.Load()) }
@@ -179,16 +183,16 @@ func (l *Load) Settle(ctx context.Context) int {
 	began := l.o.Log.Now()
 	tick := time.NewTicker(settleTick)
 	defer tick.Stop()
-	for l.InFlight() > 0 {
+	for l.Owed() > 0 {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return l.InFlight()
+			return l.Owed()
 		}
 		if quiet := l.o.Log.Now() - max(began, l.last.Load()); quiet > settleQuiet.Microseconds() {
 			break
 		}
 	}
 	_ = wait(ctx, settleMore)
-	return l.InFlight()
+	return l.Owed()
 }

@@ -8,6 +8,7 @@ type owed struct {
 	mu       sync.Mutex       // protects everything below
 	messages map[string]*debt // by id
 	devices  map[string][]int // by address: the numbers of its devices
+	absent   map[int]bool     // devices that are away on purpose
 	owing    int              // messages that some device has yet to get
 }
 
@@ -18,7 +19,7 @@ type debt struct {
 }
 
 func newOwed() *owed {
-	return &owed{messages: make(map[string]*debt), devices: make(map[string][]int)}
+	return &owed{messages: make(map[string]*debt), devices: make(map[string][]int), absent: make(map[int]bool)}
 }
 
 // add makes a device one that gets the messages of an address, before the first is sent.
@@ -73,6 +74,34 @@ func (o *owed) got(id string, device int) {
 			delete(o.messages, id)
 		}
 	}
+}
+
+// leave notes that a device is away on purpose, or back.
+func (o *owed) leave(device int, away bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if away {
+		o.absent[device] = true
+	} else {
+		delete(o.absent, device)
+	}
+}
+
+// flying is the number of messages that some device has yet to get which is not away on purpose. It looks at each
+// message that is owed.
+func (o *owed) flying() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n := 0
+	for _, d := range o.messages {
+		for device := range d.left {
+			if !o.absent[device] {
+				n++
+				break
+			}
+		}
+	}
+	return n
 }
 
 // count is the number of messages that some device has yet to get.

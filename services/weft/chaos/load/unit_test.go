@@ -153,7 +153,7 @@ func TestADeadLineIsSilentOnBothSides(t *testing.T) {
 	if got, err := l.Write([]byte("lost")); got != 4 || err != nil {
 		t.Errorf("writing on a dead line: %d, %v", got, err)
 	}
-	_ = l.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	_ = l.SetDeadline(time.Now().Add(50 * time.Millisecond)) // as the handshake of the library does
 	if _, err := l.Read(b); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("reading from a dead line: %v", err)
 	}

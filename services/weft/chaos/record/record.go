@@ -119,13 +119,16 @@ type Gap struct {
 	Why    string `json:"why"`
 }
 
+// Died is the name of the fault that nobody injected: a process ended by itself.
+const Died = "died"
+
 // Fault is one injected fault.
 type Fault struct {
 	Name     string `json:"name"`   // kill, stop, redis-flush, archive-down …
 	Target   string `json:"target"` // the process or connection
 	From     int64  `json:"from_us"`
 	Healed   int64  `json:"healed_us"` // when the judge had undone it, and the process was ready again; 0 if not injected
-	InFlight int    `json:"in_flight"` // messages acknowledged to writers, or sent by them, that some device was still owed at From
+	InFlight int    `json:"in_flight"` // messages sent and not refused that some device was still owed at From; devices that are away on purpose do not count
 	Injected bool   `json:"injected"`
 	Note     string `json:"note,omitempty"` // why it was not injected, or a figure
 }

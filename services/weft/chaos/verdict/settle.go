@@ -103,6 +103,11 @@ func (f *follower) lies(d *device, l *lane) {
 func (f *follower) conclude() *Verdict {
 	v := f.verdict
 	v.Seed, v.Form, v.Started, v.Command, v.Again = f.run.Seed, f.run.Form, f.run.Started, f.run.Command, f.options.Again
+	for _, fault := range f.missed {
+		if fault.Name == record.Died {
+			f.tell(Case{Word: Died, Device: fault.Target, At: fault.From, Text: fault.Note}, fault.From, fault.From)
+		}
+	}
 	v.Cases, v.Calm, v.Stormy = f.cases, f.calm.sum(), f.stormy.sum()
 	v.Devices = len(f.run.Devices)
 	for _, d := range f.run.Devices {
@@ -210,6 +215,9 @@ func (f *follower) faultTotals() []FaultTotal {
 		}
 	}
 	for _, fault := range f.missed {
+		if fault.Name == record.Died {
+			continue
+		}
 		t := of(fault.Name)
 		t.Missed++
 		if !slices.Contains(t.Notes, fault.Note) {

@@ -153,5 +153,8 @@ func (c Case) String() string {
 	if c.Fault != "" {
 		fault = "under way: " + c.Fault
 	}
+	if c.Word == Died {
+		return fmt.Sprintf("%s %s; at %s, %s", c.Device, c.Text, seconds(c.At), fault)
+	}
 	return fmt.Sprintf("%s %s (%s) %s; at %s, %s", where, seq, id, c.Text, seconds(c.At), fault)
 }

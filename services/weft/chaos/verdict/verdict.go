@@ -43,12 +43,13 @@ const (
 	Misrouted Word = "misrouted" // at a device or under an address that it was not for
 	Corrupted Word = "corrupted" // not the bytes that were published
 	Invented  Word = "invented"  // nobody published it, or it was refused for good
+	Died      Word = "died"      // a process ended by itself, and nobody had told it to
 	Late      Word = "late"      // longer than Run.Late on its way while nothing was broken and the device was connected
 )
 
 // Words returns all words in the order in which they are shown.
 func Words() []Word {
-	return []Word{Lost, Doubled, Reordered, Diverged, Jumped, Misrouted, Corrupted, Invented, Late}
+	return []Word{Lost, Doubled, Reordered, Diverged, Jumped, Misrouted, Corrupted, Invented, Died, Late}
 }
 
 // Options say what a run must show to be conclusive, and how much is told. Zero values are the defaults.

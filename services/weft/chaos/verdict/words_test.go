@@ -17,6 +17,9 @@ func TestWhatIsBrokenIsFound(t *testing.T) {
 	}{
 		{"the last message never came to one device", []Word{Lost}, func(s *story) { s.send(alice, "alice/wire") }},
 		{"a message of the stream door came to nobody", []Word{Lost}, func(s *story) { o := s.write(alice); o.Door, o.Seq = record.Stream, 0 }},
+		{"a process ended by itself", []Word{Died}, func(s *story) {
+			s.add(record.Record{Kind: record.KindFault, Fault: &record.Fault{Name: record.Died, Target: "push-1", From: s.now, Healed: s.now, Note: "panic"}})
+		}},
 		{"a device that nobody lets in any more", []Word{Lost}, func(s *story) {
 			s.conn("alice/app", "closed")
 			s.send(alice, "alice/app")
@@ -276,7 +279,7 @@ func TestWhatIsBrokenIsFound(t *testing.T) {
 				t.Errorf("inconclusive as well: %q", v.Reasons)
 			}
 			for _, c := range v.Cases {
-				if c.Address == "" || c.Text == "" || c.At == 0 {
+				if c.Address == "" && c.Word != Died || c.Text == "" || c.At == 0 {
 					t.Errorf("a case says too little: %+v", c)
 				}
 			}

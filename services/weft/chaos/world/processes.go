@@ -31,8 +31,8 @@ func (w *World) restart(ctx context.Context, name, how string, pause time.Durati
 	w.mu.Unlock()
 	if h == nil {
 		now := w.o.Log.Now()
-		w.o.Log.Fault(record.Fault{Name: "died", Target: name, From: now, Healed: now, Note: "ended by itself: " + how})
-		w.say("  %-18s %-20s ended by itself: %s", "died", name, how)
+		w.o.Log.Fault(record.Fault{Name: record.Died, Target: name, From: now, Healed: now, Note: "ended by itself: " + how})
+		w.say("  %-18s %-20s ended by itself: %s", record.Died, name, how)
 		wait(ctx, pause)
 		return
 	}

@@ -149,6 +149,7 @@ func (o *options) size(n, small, large int) int {
 // run does what was asked for and returns the exit code.
 func (o *options) run(ctx context.Context, stdout, stderr io.Writer) (int, error) {
 	folder := o.judge
+	var broken error // what was promised to the crowd, which is not in the history
 	if folder == "" {
 		var err error
 		if folder, err = o.folder(); err != nil {
@@ -157,15 +158,16 @@ func (o *options) run(ctx context.Context, stdout, stderr io.Writer) (int, error
 		if o.drills {
 			return o.drill(ctx, folder, stdout, stderr)
 		}
-		if err := o.play(ctx, folder, stderr); err != nil {
-			return 1, fmt.Errorf("%w; what it left is in %s", err, folder)
+		broken = o.play(ctx, folder, stderr)
+		if broken != nil && !errors.Is(broken, errCrowd) {
+			return 1, fmt.Errorf("%w; what it left is in %s", broken, folder)
 		}
 	}
 	v, err := verdict.Judge(verdict.Folder(folder), verdict.Options{Faultless: o.faults == noFaults, Again: name + " -judge " + folder})
 	if err != nil {
 		return 1, err
 	}
-	if err := o.print(stdout, v); err != nil {
+	if err := errors.Join(o.print(stdout, v), broken); err != nil {
 		return 1, err
 	}
 	if o.out == "" && o.judge == "" && v.Outcome == verdict.Valid {
