@@ -171,7 +171,7 @@ func (o *options) run(ctx context.Context, stdout, stderr io.Writer) (int, error
 		return 1, err
 	}
 	if o.out == "" && o.judge == "" && v.Outcome == verdict.Valid {
-		return 0, os.RemoveAll(folder)
+		return 0, os.RemoveAll(folder) //nolint:gosec // MkdirTemp made it
 	}
 	return v.Outcome.Exit(), nil
 }
@@ -181,7 +181,7 @@ func (o *options) folder() (string, error) {
 	if o.out == "" {
 		return os.MkdirTemp("", "weft-chaos-")
 	}
-	return o.out, os.MkdirAll(o.out, 0o700)
+	return o.out, os.MkdirAll(o.out, 0o700) //nolint:gosec // the user says where
 }
 
 func (o *options) print(w io.Writer, v *verdict.Verdict) error {

@@ -205,7 +205,8 @@ func (o *options) load(w *world.World, log *record.Log) (*load.Load, error) {
 
 // command is the command line that does this run again.
 func (o *options) command() string {
-	line := fmt.Sprintf("%s -form %s -seed %d -pause %s -rate %g -users %d -crowd %d -writers %d -late %s", name, o.form, o.seed, o.pause, o.rate, o.users, o.crowd, o.writers, o.late)
+	line := new(strings.Builder)
+	_, _ = fmt.Fprintf(line, "%s -form %s -seed %d -pause %s -rate %g -users %d -crowd %d -writers %d -late %s", name, o.form, o.seed, o.pause, o.rate, o.users, o.crowd, o.writers, o.late)
 	for _, part := range []struct {
 		given bool
 		text  string
@@ -219,8 +220,8 @@ func (o *options) command() string {
 		{len(o.env) > 0, " -env " + strings.Join(o.env, " -env ")},
 	} {
 		if part.given {
-			line += part.text
+			line.WriteString(part.text)
 		}
 	}
-	return line
+	return line.String()
 }
