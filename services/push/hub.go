@@ -41,6 +41,7 @@ type mailbox struct {
 	written    bool       // Redis has the route, as far as this node knows
 	compared   time.Time  // when the head was last compared with the archive
 	head       uint64     // highest sequence that came by
+	empty      bool       // the archive had nothing when it was asked, and nothing came since
 	recent     []item     // of a shared address: the last items, without holes
 	recentSize int        // bytes of recent
 }
@@ -168,7 +169,7 @@ func (h *hub) each(i int, fn func(*mailbox)) {
 func (m *mailbox) note(it item) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.head = max(m.head, it.to)
+	m.head, m.empty = max(m.head, it.to), false
 	if m.to.Kind == subject.User {
 		return
 	}
@@ -203,7 +204,7 @@ func (m *mailbox) raise(head uint64) bool {
 	if head <= m.head {
 		return false
 	}
-	m.head = head
+	m.head, m.empty = head, false
 	return true
 }
 

@@ -22,6 +22,9 @@ const (
 	// round: it finds what even Redis does not know.
 	archiveEvery = 10 * time.Minute
 	archiveMost  = 500
+	// absentAfter is how long an address whose head Redis does not know is left alone. Heads are forgotten when Redis has
+	// gone back, right ones among them: a tail that was lost at that moment would stay hidden for archiveEvery.
+	absentAfter = 2 * time.Second
 )
 
 // keep is the keeper: it keeps the node's lease and routes in Redis and looks for what the live path lost. A round
@@ -168,12 +171,16 @@ func (k *keeper) sweep(ctx context.Context, mailboxes []*mailbox) {
 		k.faults.Note("compare heads with Redis", err)
 		return
 	}
+	now := time.Now()
 	for i, head := range heads {
+		if head == 0 {
+			mailboxes[i].unknown(now)
+		}
 		k.hub.observe(list[i], head)
 	}
 }
 
-// sweepArchive does the same with the archive, whatever Redis says or does not.
+// sweepArchive does the same with the archive, whatever Redis says or does not, and tells Redis.
 func (k *keeper) sweepArchive(ctx context.Context, mailboxes []*mailbox) {
 	if len(mailboxes) == 0 {
 		return
@@ -187,9 +194,17 @@ func (k *keeper) sweepArchive(ctx context.Context, mailboxes []*mailbox) {
 		return // they stay due
 	}
 	now := time.Now()
+	raise := make(map[subject.Address]uint64, len(heads))
 	for i, head := range heads {
 		mailboxes[i].setCompared(now)
+		mailboxes[i].setEmpty(head == 0)
 		k.hub.observe(list[i], head)
+		if head > 0 {
+			raise[list[i]] = head
+		}
+	}
+	if err := k.table.RaiseHeads(ctx, raise); err != nil {
+		k.faults.Note("raise heads", err)
 	}
 }
 
@@ -222,4 +237,19 @@ func (m *mailbox) setCompared(at time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.compared = at
+}
+
+// unknown notes that Redis does not know the head: the archive is asked soon, unless it has nothing of the address.
+func (m *mailbox) unknown(now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.empty && now.Sub(m.compared) >= absentAfter {
+		m.compared = time.Time{}
+	}
+}
+
+func (m *mailbox) setEmpty(empty bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.empty = empty && m.head == 0
 }

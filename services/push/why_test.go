@@ -80,6 +80,25 @@ func TestALostTailIsSeenWithoutRedis(t *testing.T) {
 }
 
 // TestANodeSweepsAtOnceWhenToldTo, and once NATS is back; here the clock of the sweep does not tick.
+// TestALostTailIsSeenWithoutItsHead: absent means unknown, and what is unknown is asked for.
+func TestALostTailIsSeenWithoutItsHead(t *testing.T) {
+	w := newWorld(t)
+	n := w.node()
+	w.push(alice, "1")
+	d := n.device(t, "alice", "phone")
+	d.wants("", 1, 1)
+	d.ack("", 1)
+	nobody := n.device(t, "bob", "phone") // the archive has nothing of his
+	w.publish(alice, "2")                 // its frame is lost, and then its head: dispatch forgets heads when Redis has gone back
+	must(t, w.table.ForgetHeads(t.Context()))
+	d.wants("", 2, 2)
+	eventually(t, "Redis knows the head again", func() bool {
+		heads, err := w.table.Heads(t.Context(), []subject.Address{alice})
+		return err == nil && heads[0] == 2
+	})
+	nobody.quiet()
+}
+
 func TestANodeSweepsAtOnceWhenToldTo(t *testing.T) {
 	w := newWorld(t)
 	n := w.node(func(n *Service) { n.keeping = time.Hour })
