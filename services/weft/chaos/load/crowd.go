@@ -153,7 +153,15 @@ func (c *Crowd) Cut() time.Time {
 // Spread sends the members home: to the nodes where they began, evenly. It resets all connections, as Cut does.
 func (c *Crowd) Spread() time.Time {
 	for _, m := range c.members {
-		m.homesick.Store(true)
+		m.wish.Store(&m.home)
+	}
+	return c.Cut()
+}
+
+// Gather sends all members to one node, the first of Push being 0. It resets all connections, as Cut does.
+func (c *Crowd) Gather(node int) time.Time {
+	for _, m := range c.members {
+		m.wish.Store(&node)
 	}
 	return c.Cut()
 }

@@ -22,9 +22,9 @@ import (
 type member struct {
 	crowd    *Crowd
 	user     string
-	welcomed chan struct{} // closed at the first welcome
-	home     int           // the place in the ring where it began
-	homesick atomic.Bool   // the next connection is to be home
+	welcomed chan struct{}       // closed at the first welcome
+	home     int                 // the place in the ring where it began
+	wish     atomic.Pointer[int] // the place in the ring of the next connection; nil for the one whose turn it is
 	// Of its goroutine:
 	ring       *ring
 	token      string
@@ -77,8 +77,8 @@ func (m *member) live(ctx context.Context) {
 			return
 		}
 		_ = wait(ctx, m.ring.move(err, time.Since(began)))
-		if m.homesick.Swap(false) {
-			m.ring.at = m.home
+		if wish := m.wish.Swap(nil); wish != nil {
+			m.ring.at = *wish
 		}
 	}
 }

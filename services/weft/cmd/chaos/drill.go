@@ -18,6 +18,8 @@ import (
 )
 
 const (
+	// drillCrowd is how many clients the promises are about.
+	drillCrowd = 2000
 	// drillPatience bounds everything that a drill waits for.
 	drillPatience = 90 * time.Second
 	// drillEvery is how often the crowd is sent a message each while a drill lasts.
@@ -73,7 +75,7 @@ func (o *options) drill(ctx context.Context, folder string, stdout, stderr io.Wr
 	return d.print(stdout)
 }
 
-// all runs each drill on the crowd, which is whole again, and evenly spread, before the next begins.
+// all runs each drill on the crowd, which is whole again, and evenly spread but for the first, before the next begins.
 func (d *drills) all(ctx context.Context) error {
 	list := []func(context.Context) error{
 		d.nodeKilled, d.nodePaused, d.halfOpen, d.storm, d.rolled,
@@ -84,10 +86,14 @@ func (d *drills) all(ctx context.Context) error {
 		list = append(list, func(ctx context.Context) error { return d.ownerKilled(ctx, "nats-1", 10*time.Second) })
 	}
 	for i, run := range list {
-		var since time.Time
-		if i > 0 {
-			since = d.crowd.Spread()
+		if err := d.whole(ctx, time.Time{}); err != nil {
+			return err
 		}
+		gather := d.crowd.Spread
+		if i == 0 { // it is about a node with all of them
+			gather = func() time.Time { return d.crowd.Gather(0) }
+		}
+		since := gather()
 		if err := d.whole(ctx, since); err != nil {
 			return err
 		}
@@ -179,13 +185,12 @@ func (d *drills) send(ctx, sending context.Context) error {
 }
 
 // at are the members that are connected to a node of the world now, 1 being the first. Which node that is, only the
-// clients know: the one that most of those share who began there.
+// clients know: the one that most of those share who were sent there.
 func (d *drills) at(node int) (on func(member int) bool, count int) {
 	places := d.crowd.Places()
 	votes := make(map[string]int)
-	nodes := len(d.w.Push())
 	for i, p := range places {
-		if i%nodes == node-1 {
+		if i%len(d.w.Push()) == node-1 {
 			votes[p.Node]++
 		}
 	}

@@ -96,14 +96,14 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	fs.DurationVar(&o.pause, "pause", 3*time.Second, "most time between two faults")
 	fs.Float64Var(&o.rate, "rate", 200, "messages a second")
 	fs.IntVar(&o.users, "users", 0, "users, each with two devices; 0 for 20, or 40 in the long form")
-	fs.IntVar(&o.crowd, "crowd", 0, "light clients besides the users, for storms and drills; 0 for 500, or 2000 in the long form; for drills 2000 on each node")
+	fs.IntVar(&o.crowd, "crowd", 0, "light clients besides the users, for storms and drills; 0 for 500, or 2000 in the long form and for drills")
 	fs.IntVar(&o.writers, "writers", 8, "writers, each publishing to every user")
 	fs.DurationVar(&o.ttl, "ttl", 0, "messages for the last user expire after this; 0 for never")
 	fs.DurationVar(&o.late, "late", 15*time.Second, "a message that takes longer although nothing is broken is late")
 	fs.StringVar(&o.archive, "archive", "", "MongoDB `URI` with the database's name; SQLite if it is not given")
 	fs.StringVar(&o.out, "out", "", "`folder` for history and logs; without it they are kept only after a failure")
 	fs.StringVar(&o.judge, "judge", "", "judge the history in this `folder` once more, and run nothing")
-	fs.BoolVar(&o.drills, "drills", false, "run the drills, with 2,000 clients on each node, instead of random faults")
+	fs.BoolVar(&o.drills, "drills", false, "run the drills with a crowd of 2,000, instead of random faults")
 	fs.BoolVar(&o.json, "json", false, "print the result as JSON")
 	fs.Func("env", "`NAME=value` for the environment of all services; may be given several times", func(s string) error {
 		if !strings.Contains(s, "=") {
@@ -127,8 +127,8 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 		o.seed = uint64(rand.Uint32()) //nolint:gosec // any number does, and it is printed
 	}
 	o.users = o.size(o.users, 20, 40)
-	if o.drills {
-		o.crowd = o.size(o.crowd, 4000, 6000) // 2,000 on each node
+	if o.drills && o.crowd == 0 {
+		o.crowd = drillCrowd
 	}
 	o.crowd = o.size(o.crowd, 500, 2000)
 	return &o, nil
