@@ -171,15 +171,19 @@ func TestNobodyIsToBlameForAnArchiveThatIsAway(t *testing.T) {
 			w.eventually("tried often", func() bool { return w.archive.tried() > before+2*convictAfter })
 			begun := time.Now()
 			_, p := w.request(subject.Publish(alice), poison)
-			if p == nil || p.Code != problem.Unavailable || time.Since(begun) > answerWithin+time.Second {
+			aside := 0 // messages that were taken for poison
+			if p != nil && p.Code == problem.Poison {
+				aside++
+			} else if p == nil || p.Code != problem.Unavailable || time.Since(begun) > answerWithin+time.Second {
 				t.Errorf("a request got %v after %s", p, time.Since(begun))
 			}
 			w.archive.disturb(nil, nil)
 			w.archive.disturbPings(nil)
 			w.archive.picky(nil)
 			w.drained()
-			if set := w.count(fabric.QuarantineStream); set > 0 && name != "it refuses all but pings" || set > convictMost {
-				t.Errorf("%d in quarantine", set)
+			// An archive that refuses all but pings is found out after a few of them; the request may be one.
+			if aside += w.count(fabric.QuarantineStream); aside > 0 && name != "it refuses all but pings" || aside > convictMost {
+				t.Errorf("%d were set aside", aside)
 			}
 		})
 	}
