@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/gorilla/websocket v1.5.3
 	github.com/nats-io/nats.go v1.55.0
+	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3
 	github.com/weftpush/weft/shared v0.0.0
 	go.uber.org/goleak v1.3.0
 	golang.org/x/sync v0.24.0
