@@ -58,7 +58,9 @@ type Service struct {
 	fuses struct{ read, open, heads fuse }
 
 	requests requests
-	posts    chan struct{} // a place for each POST that is worked on
+	posts    chan struct{} // a place for each POST and each call that is worked on
+	streams  chan struct{} // a place for each PublishStream
+	streamed chan struct{} // a place for each message of them that is worked on
 }
 
 // New makes a collect. It does no I/O.
@@ -71,6 +73,7 @@ func New(cfg Config, nc *nats.Conn, log *slog.Logger) (*Service, error) {
 	return &Service{
 		id: id, cfg: cfg, nc: nc, log: log, faults: service.NewFaults(log),
 		ready: make(chan struct{}), posts: make(chan struct{}, postsAtOnce),
+		streams: make(chan struct{}, streamsAtOnce), streamed: make(chan struct{}, streamedAtOnce),
 	}, nil
 }
 

@@ -51,7 +51,7 @@ type posted struct {
 	Error *problem.Problem `json:"error,omitempty"`
 }
 
-// httpDoor serves POST /v1/messages, with the answers of the request door. When serving ends, so do the requests under
+// httpDoor serves POST /v1/messages and gRPC, with the answers of the request door. When serving ends, so do the requests under
 // way: their messages are archived, or the answer is to send them again.
 func (s *Service) httpDoor(serving context.Context) http.Handler {
 	mux := http.NewServeMux()
@@ -66,8 +66,9 @@ func (s *Service) httpDoor(serving context.Context) http.Handler {
 		}
 		answerHTTP(w, http.StatusOK, answer)
 	})
+	s.serveGRPC(serving, mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		refuseHTTP(w, problem.New(problem.NotFound, "there is no %s %s here; publish with POST /v1/messages", r.Method, r.URL.Path))
+		refuseHTTP(w, problem.New(problem.NotFound, "there is no %s %s here; publish with POST /v1/messages or weft.v1.PublishService", r.Method, r.URL.Path))
 	})
 	return mux
 }
@@ -75,20 +76,15 @@ func (s *Service) httpDoor(serving context.Context) http.Handler {
 // takePost publishes one message, or an array of them in order. One message's problem is the answer's; of an array
 // each has its own, and nothing is published unless all can be read.
 func (s *Service) takePost(ctx context.Context, w http.ResponseWriter, r *http.Request) (any, error) {
-	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !ok || !strings.EqualFold(scheme, "Bearer") {
-		return nil, problem.New(problem.Unauthorized, "no token: send Authorization: Bearer <token>")
-	}
-	who, err := identity.Verify(ctx, s.nc, token)
+	who, err := s.bearer(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	select {
-	case s.posts <- struct{}{}:
-		defer func() { <-s.posts }()
-	case <-time.After(postWait):
-		return nil, problem.New(problem.Busy, "too many publish at once; try again in a moment")
+	leave, err := occupy(s.posts)
+	if err != nil {
+		return nil, err
 	}
+	defer leave()
 	body, err := readBody(w, r)
 	if err != nil {
 		return nil, err
@@ -109,6 +105,25 @@ func (s *Service) takePost(ctx context.Context, w http.ResponseWriter, r *http.R
 		return nil, byMember(err)
 	}
 	return receipt, nil
+}
+
+// bearer is who sends a request.
+func (s *Service) bearer(ctx context.Context, r *http.Request) (*identity.Identity, error) {
+	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !ok || !strings.EqualFold(scheme, "Bearer") {
+		return nil, problem.New(problem.Unauthorized, "no token: send Authorization: Bearer <token>")
+	}
+	return identity.Verify(ctx, s.nc, token)
+}
+
+// occupy takes one of some places, which leave gives back.
+func occupy(places chan struct{}) (leave func(), err error) {
+	select {
+	case places <- struct{}{}:
+		return func() { <-places }, nil
+	case <-time.After(postWait):
+		return nil, problem.New(problem.Busy, "too many publish at once; try again in a moment")
+	}
 }
 
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {

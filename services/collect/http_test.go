@@ -7,8 +7,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -30,24 +32,36 @@ type door struct {
 func newDoor(t *testing.T) *door {
 	t.Helper()
 	w := newWorld(t)
-	auth, err := w.nc.Subscribe(subject.AuthVerify, func(m *nats.Msg) {
-		q := decode[identity.VerifyRequest](t, m.Data)
-		if q.Token != "good" {
-			_ = m.RespondMsg(rpc.Refusal(problem.New(problem.Unauthorized, "a bad token")))
-			return
-		}
-		body, _ := json.Marshal(identity.Identity{Tenant: "default", User: "shop", Publish: []string{"user:*"}})
-		_ = m.Respond(body)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = auth.Unsubscribe() })
+	w.auth()
 	r := w.start()
 	w.archived(subject.Publish(subject.UserAddress("default", "warm-up")), `1`)
 	server := httptest.NewServer(r.httpDoor(t.Context()))
 	t.Cleanup(server.Close)
 	return &door{world: w, service: r, url: server.URL + "/v1/messages", client: server.Client()}
+}
+
+// auth stands in for auth, which knows the tokens good and brief; brief is good for half a second from the first time it
+// is shown.
+func (w *world) auth() {
+	w.t.Helper()
+	brief := sync.OnceValue(func() int64 { return time.Now().Add(500 * time.Millisecond).UnixMilli() })
+	auth, err := w.nc.Subscribe(subject.AuthVerify, func(m *nats.Msg) {
+		who := identity.Identity{Tenant: "default", User: "shop", Publish: []string{"user:*"}, Expires: time.Now().Add(time.Hour).UnixMilli()}
+		switch decode[identity.VerifyRequest](w.t, m.Data).Token {
+		case "good":
+		case "brief":
+			who.Expires = brief()
+		default:
+			_ = m.RespondMsg(rpc.Refusal(problem.New(problem.Unauthorized, "a bad token")))
+			return
+		}
+		body, _ := json.Marshal(who)
+		_ = m.Respond(body)
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = auth.Unsubscribe() })
 }
 
 // post sends a body and returns the answer's status, headers and body.
