@@ -27,6 +27,8 @@ const (
 	otherTimeout = 4 * time.Second
 	writeTimeout = 10 * time.Second
 	closeTimeout = time.Second
+	// slackMost is how much later than after two heartbeats a server counts as silent.
+	slackMost = 2 * time.Second
 	// readMost is the largest text message taken, in bytes: many times what a server joins or a payload may have.
 	readMost = 16 << 20
 	// refusalMost is how much of a refused handshake's answer is read, in bytes.
@@ -116,13 +118,14 @@ func (c *conn) greet(hello protocol.FromClient) (welcome protocol.Welcome, err e
 		if err := json.Unmarshal(o.raw, &welcome); err != nil || welcome.Heartbeat <= 0 || welcome.User == "" {
 			return welcome, fmt.Errorf("%w: its welcome has no user or no heartbeat", ErrProtocol)
 		}
-		c.silence = 2 * time.Duration(welcome.Heartbeat) * time.Millisecond
+		beat := time.Duration(welcome.Heartbeat) * time.Millisecond
+		c.silence = 2*beat + min(beat/2, slackMost)
 		return welcome, nil
 	}
 }
 
-// next returns the next object. It answers pings and remembers errors on the way. It fails when the server says
-// nothing for two heartbeats.
+// next returns the next object. It answers pings, and remembers errors for the case that the connection ends with them.
+// It fails when the server says nothing for two heartbeats and what a loaded machine adds.
 func (c *conn) next() (object, error) {
 	for {
 		for len(c.lines) == 0 {
@@ -143,6 +146,7 @@ func (c *conn) next() (object, error) {
 		case protocol.TError:
 			c.said = new(problem.Problem)
 			_ = json.Unmarshal(o.raw, c.said) // it has been read once as an object; members of another kind stay empty
+			return o, nil
 		default:
 			return o, nil
 		}

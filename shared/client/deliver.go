@@ -34,22 +34,23 @@ type Gap struct {
 }
 
 // Handler takes one message. It is called for one message at a time, and the next one waits. A message is handled
-// when it returns nil; after an error it is called with the same message again, after 1, 2, 4, 8 and 16 s. ctx ends
-// when Run has to.
+// when it returns nil; after an error it is called with the same message again, after 1, 2, 4, 8 and 16 s. However long
+// it takes, the connection is held meanwhile, or made anew. ctx ends when Run has to.
 type Handler func(ctx context.Context, m Message) error
 
-// event is a message or a gap on its way from the reader to the deliverer.
+// event is a message or a gap on its way from the reader to the handler.
 type event struct {
+	address  string
 	from, to uint64
-	message  Message // where gap is nil
-	gap      *Gap
+	message  Message  // where gap is nil
+	gap      *Gap     //
+	box      *mailbox // the ledger's; nil for a gap that says only that the epoch has changed
 }
 
-// eventOf reads a msg or a gap.
-func (l *ledger) eventOf(o object) (event, error) {
-	address := l.address(o.Ch)
+// eventOf reads a msg or a gap of an address.
+func eventOf(address string, o object) (event, error) {
 	if o.T == protocol.TGap {
-		return event{from: o.From, to: o.To, gap: &Gap{Address: address, From: o.From, To: o.To, Why: o.Why}}, nil
+		return event{address: address, from: o.From, to: o.To, gap: &Gap{Address: address, From: o.From, To: o.To, Why: o.Why}}, nil
 	}
 	data := o.Data64
 	if data == nil {
@@ -61,34 +62,46 @@ func (l *ledger) eventOf(o object) (event, error) {
 	if o.ContentType == "" {
 		o.ContentType = message.JSON
 	}
-	return event{from: o.Seq, to: o.Seq, message: Message{
+	return event{address: address, from: o.Seq, to: o.Seq, message: Message{
 		Address: address, Seq: o.Seq, ID: o.ID, Type: o.Type, ContentType: o.ContentType,
 		At: time.UnixMilli(o.At), TraceParent: o.Trace, Data: data, Again: o.Again,
 	}}, nil
 }
 
-// deliver does with an event what has to be done: nothing when it was handled before, else the handler or OnGap, and
-// then it is due to be acknowledged. An error that is not ErrProtocol is ctx's.
-func (s *Subscriber) deliver(ctx context.Context, e event, handler Handler) error {
-	address := e.message.Address
-	if e.gap != nil {
-		address = e.gap.Address
-		if e.gap.Why == message.WhyEpoch {
-			s.options.OnGap(*e.gap) // welcome has placed the device already
-			return nil
+// deliverAll hands over what is queued until ctx ends. The queue outlives connections: a message that is with the
+// handler when its connection ends stays there, and those behind it as well.
+func (s *Subscriber) deliverAll(ctx context.Context, handler Handler) {
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case e := <-s.events:
+			s.deliver(ctx, e, handler)
 		}
 	}
-	news, err := s.ledger.place(address, e.from, e.to)
-	if err != nil || !news {
-		return err
+}
+
+// deliver does with an event what has to be done: nothing when it is not the next one, else the handler or OnGap, and
+// then it is due to be acknowledged. What ctx cuts short is not handled.
+func (s *Subscriber) deliver(ctx context.Context, e event, handler Handler) {
+	switch {
+	case e.gap != nil && e.box == nil:
+		s.call(func() { s.options.OnGap(*e.gap) }) // welcome has placed the device already
+		return
+	case !s.ledger.next(e):
+		return
+	case e.gap != nil:
+		s.call(func() { s.options.OnGap(Gap{Address: e.address, From: e.from, To: e.to, Why: e.gap.Why}) })
+	case s.handle(ctx, e.message, handler) != nil:
+		return
 	}
-	if e.gap != nil {
-		s.options.OnGap(*e.gap)
-	} else if err := s.handle(ctx, e.message, handler); err != nil {
-		return err
-	}
-	s.ledger.handled(address, e.to)
-	return nil
+	s.ledger.handled(e)
+}
+
+// call calls one of the callbacks: the connection has some of them called, the handler's goroutine others.
+func (s *Subscriber) call(callback func()) {
+	s.calling.Lock()
+	defer s.calling.Unlock()
+	callback()
 }
 
 // handle calls the handler until it takes the message or has failed six times; then OnFailed has it, and it counts
@@ -109,7 +122,7 @@ func (s *Subscriber) handle(ctx context.Context, m Message, handler Handler) err
 	case ctx.Err() != nil:
 		return ctx.Err()
 	default:
-		s.options.OnFailed(m, err)
+		s.call(func() { s.options.OnFailed(m, err) })
 	}
 	return nil
 }

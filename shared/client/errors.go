@@ -12,23 +12,44 @@ import (
 	"github.com/weftpush/weft/shared/protocol"
 )
 
+// Of a Publisher.
+var (
+	// ErrUnknown is in the chain of a publish's error when the message may have been taken all the same: an answer was
+	// waited for in vain. Publish it again with the same id. An error without it says that it was not taken, and never
+	// will be.
+	ErrUnknown = errors.New("client: it is not known whether the message was taken; publish it again with the same id")
+	// ErrNotSent is in the chain of an error of PublishMany when the message was not sent, since ctx had ended or an
+	// earlier one of its address may have to be published again: it must not overtake that one.
+	ErrNotSent = errors.New("client: the message was not sent")
+	// ErrReceiptsGone is what Receipts yields when facts may be gone that are older than the fabric keeps them. The loop
+	// may go on; every other error is its last.
+	ErrReceiptsGone = errors.New("client: receipts behind the position may be gone; they are kept for 24 h")
+)
+
+// Of a Subscriber.
 var (
 	// ErrProtocol is the error of a server that broke the protocol: a jump in the sequence without a gap, or an
 	// object that can't be read. The connection is given up and made anew.
 	ErrProtocol = errors.New("client: the server broke the protocol")
 	// ErrStore is the error of a Store that failed. Run ends with it: nothing is acknowledged that is not kept.
 	ErrStore = errors.New("client: the store of the cursors failed")
-	// ErrUnknown is in the chain of a publish's error when the message may have been taken all the same: an answer was
-	// waited for in vain. Publish it again with the same id. An error without it says that it was not taken, and never
-	// will be.
-	ErrUnknown = errors.New("client: it is not known whether the message was taken; publish it again with the same id")
+	// ErrEnded is the answer to a change of topics when Run has ended before it was confirmed.
+	ErrEnded = errors.New("client: the subscriber has ended")
 
+	// errLeft is a loop that was left.
+	errLeft = errors.New("client: the loop was left")
+	// errMissed is a consumer that has lost a receipt on the way.
+	errMissed = errors.New("client: a receipt was lost on the way")
+	// errHeld is a cursor file that somebody else has.
+	errHeld    = errors.New("another process or Store uses it; give each device a file of its own")
 	errDrained = errors.New("client: the node asked for a reconnect")
 	// errUnanswered is a hello that got no answer: the node may still open its session, late.
 	errUnanswered = errors.New("client: no answer to hello")
 )
 
-// Closed is how the server ended a connection, or refused to begin one.
+// Closed is how the server ended a connection, or refused to begin one: the error of Dial and Run, and of a Status. Its
+// chain has the Problem, so that errors.Is(err, problem.New(problem.Replaced, "")) asks for a reason and errors.AsType
+// finds the sentence, the field and whether it is worth a retry. Code.Fatal() says whether Run ends with it.
 type Closed struct {
 	Code    protocol.CloseCode
 	Problem *problem.Problem // what it said before; nil when it said nothing

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,85 +23,158 @@ func welcome(epoch string, next map[string]uint64) protocol.Welcome {
 	return w
 }
 
-func TestPlace(t *testing.T) {
-	l := newLedger(State{Epoch: "e", Cursors: map[string]uint64{"user:alice": 5}})
+// ev is an event of an address.
+func ev(address string, from, to uint64) *event { return &event{address: address, from: from, to: to} }
+
+func TestWhatIsRead(t *testing.T) {
+	l := newLedger(State{Epoch: "e", Cursors: map[string]uint64{"user:alice": 5}}, []string{"news"})
 	l.begin(welcome("e", map[string]uint64{"user:alice": 6, "topic:news": 100, "all": 0}))
 	for _, c := range []struct {
 		address  string
 		from, to uint64
-		news     bool
+		news     uint64 // where the news begins; 0 for none
 		broken   bool
 	}{
-		{"user:alice", 5, 5, false, false},
-		{"user:alice", 1, 5, false, false},
-		{"user:alice", 6, 6, true, false},
-		{"user:alice", 4, 9, true, false},
-		{"user:alice", 7, 7, false, true},
-		{"user:alice", 0, 0, false, true},
-		{"user:alice", 9, 6, false, true},
-		{"topic:news", 99, 99, false, false},
-		{"topic:news", 100, 100, true, false},
-		{"all", 1, 1, true, false},
-		{"topic:other", 1, 1, false, true},
+		{"user:alice", 5, 5, 0, false},
+		{"user:alice", 1, 5, 0, false},
+		{"user:alice", 7, 7, 0, true},
+		{"user:alice", 6, 6, 6, false},
+		{"user:alice", 6, 6, 0, false},
+		{"user:alice", 4, 9, 7, false},
+		{"user:alice", 11, 11, 0, true},
+		{"user:alice", 0, 0, 0, true},
+		{"user:alice", 9, 6, 0, true},
+		{"topic:news", 99, 99, 0, false},
+		{"topic:news", 100, 100, 100, false},
+		{"all", 1, 1, 1, false},
+		{"topic:other", 1, 1, 0, true},
 	} {
-		news, err := l.place(c.address, c.from, c.to)
-		if news != c.news || errors.Is(err, ErrProtocol) != c.broken || (err != nil) != c.broken {
-			t.Errorf("%s %d to %d: news %v, err %v", c.address, c.from, c.to, news, err)
+		e := ev(c.address, c.from, c.to)
+		news, err := l.read(e)
+		if news != (c.news > 0) || errors.Is(err, ErrProtocol) != c.broken || (err != nil) != c.broken || (news && e.from != c.news) {
+			t.Errorf("%s %d to %d: news %v from %d, err %v", c.address, c.from, c.to, news, e.from, err)
 		}
 	}
 }
 
-func TestAcknowledgementsAreTheHighestOfEachAddress(t *testing.T) {
-	l := newLedger(State{})
-	l.begin(welcome("e", map[string]uint64{"user:alice": 1, "all": 1}))
-	for seq := range uint64(3) {
-		l.handled("user:alice", seq+1)
+// handle reads and handles the next messages of an address.
+func handle(t *testing.T, l *ledger, address string, seqs ...uint64) {
+	t.Helper()
+	for _, seq := range seqs {
+		e := ev(address, seq, seq)
+		if news, err := l.read(e); err != nil || !news || !l.next(*e) {
+			t.Fatalf("%s %d: news %v, %v", address, seq, news, err)
+		}
+		l.handled(*e)
 	}
-	l.handled("all", 1)
-	acks, state := l.take()
-	got := make(map[string]uint64)
-	for _, ack := range acks {
+}
+
+// saved saves as a Subscriber does, and returns the acknowledgements that are due then.
+func saved(l *ledger) (acks map[string]uint64, s State) {
+	s, news := l.take()
+	if news {
+		l.saved(s)
+	}
+	acks = make(map[string]uint64)
+	for _, ack := range l.acks() {
 		a := ack.(protocol.FromClient)
-		got[a.T+" "+a.Ch] = a.Seq
+		acks[a.T+" "+a.Ch] = a.Seq
 	}
-	if want := map[string]uint64{"ack ": 3, "ack all": 1}; !maps.Equal(got, want) {
-		t.Errorf("acknowledged %v, want %v", got, want)
+	return acks, s
+}
+
+func TestAcknowledgementsAreTheHighestOfEachAddress(t *testing.T) {
+	l := newLedger(State{}, nil)
+	l.begin(welcome("e", map[string]uint64{"user:alice": 1, "all": 1}))
+	handle(t, l, "user:alice", 1, 2, 3)
+	handle(t, l, "all", 1)
+	if acks := l.acks(); len(acks) != 0 {
+		t.Errorf("acknowledged before it was saved: %v", acks)
+	}
+	acks, state := saved(l)
+	if want := map[string]uint64{"ack ": 3, "ack all": 1}; !maps.Equal(acks, want) {
+		t.Errorf("acknowledged %v, want %v", acks, want)
 	}
 	if want := (State{Epoch: "e", Cursors: map[string]uint64{"user:alice": 3, "all": 1}}); !reflect.DeepEqual(state, want) {
 		t.Errorf("state %v, want %v", state, want)
 	}
-	if acks, _ := l.take(); len(acks) != 0 {
+	if acks, _ := saved(l); len(acks) != 0 {
 		t.Errorf("acknowledged twice: %v", acks)
 	}
 }
 
+// The connection ended while the handler had 2 and 3 was queued; both come again on the next one.
+func TestASessionIsToldOnlyOfWhatItHasSent(t *testing.T) {
+	l := newLedger(State{}, nil)
+	l.begin(welcome("e", map[string]uint64{"user:alice": 1}))
+	handle(t, l, "user:alice", 1)
+	saved(l)
+	two, three := ev("user:alice", 2, 2), ev("user:alice", 3, 3)
+	for _, e := range []*event{two, three} {
+		if news, err := l.read(e); err != nil || !news {
+			t.Fatal(news, err)
+		}
+	}
+	l.end()
+	l.handled(*two)
+	if acks, _ := saved(l); len(acks) != 0 {
+		t.Errorf("%v without a session", acks)
+	}
+	var hello protocol.FromClient
+	l.hello(&hello)
+	if hello.Cursors["user:alice"] != 2 {
+		t.Errorf("hello %+v, want the cursor 2", hello)
+	}
+	l.handled(*three) // between hello and welcome
+	l.begin(welcome("e", map[string]uint64{"user:alice": 3}))
+	if acks, _ := saved(l); len(acks) != 0 {
+		t.Errorf("acknowledged %v, which the new session has not sent", acks)
+	}
+	if news, err := l.read(ev("user:alice", 3, 3)); news || err != nil {
+		t.Errorf("3 is news again, %v", err)
+	}
+	if acks, _ := saved(l); acks["ack "] != 3 {
+		t.Errorf("acknowledged %v, want 3", acks)
+	}
+}
+
 func TestSixtyFourCannotWait(t *testing.T) {
-	l := newLedger(State{})
+	l := newLedger(State{}, nil)
 	l.begin(welcome("e", map[string]uint64{"user:alice": 1}))
 	for seq := range uint64(ackMost) {
 		if len(l.full) != 0 {
 			t.Fatalf("%d can't wait", seq)
 		}
-		l.handled("user:alice", seq+1)
+		handle(t, l, "user:alice", seq+1)
 	}
 	if len(l.full) != 1 || len(l.due) != 1 {
 		t.Error("nobody was told")
 	}
 }
 
-func TestResumeNamesWhatIsWanted(t *testing.T) {
-	l := newLedger(State{Epoch: "e", Cursors: map[string]uint64{"user:alice": 5, "topic:a": 1, "topic:b": 2, "all": 3}})
-	epoch, cursors := l.resume([]string{"b"})
-	if want := map[string]uint64{"user:alice": 5, "topic:b": 2, "all": 3}; epoch != "e" || !maps.Equal(cursors, want) {
-		t.Errorf("epoch %s, cursors %v; want %v", epoch, cursors, want)
+func TestHelloNamesWhatIsWanted(t *testing.T) {
+	l := newLedger(State{Epoch: "e", Cursors: map[string]uint64{"user:alice": 5, "topic:a": 1, "topic:b": 2, "all": 3}}, []string{"b"})
+	var hello protocol.FromClient
+	l.hello(&hello)
+	if want := map[string]uint64{"user:alice": 5, "topic:b": 2, "all": 3}; hello.Epoch != "e" || !maps.Equal(hello.Cursors, want) || !slices.Equal(hello.Topics, []string{"b"}) {
+		t.Errorf("hello %+v; want the cursors %v", hello, want)
 	}
 }
 
 func TestAnotherEpochForgetsTheCursors(t *testing.T) {
-	l := newLedger(State{Epoch: "old", Cursors: map[string]uint64{"user:alice": 500}})
+	l := newLedger(State{}, nil)
+	l.begin(welcome("old", map[string]uint64{"user:alice": 500}))
+	e := ev("user:alice", 500, 500)
+	if _, err := l.read(e); err != nil {
+		t.Fatal(err)
+	}
 	l.begin(welcome("new", map[string]uint64{"user:alice": 3}))
-	if _, cursors := l.resume(nil); cursors["user:alice"] != 2 {
-		t.Errorf("cursors %v, want 2, before the server's next", cursors)
+	if l.next(*e) {
+		t.Error("a message of the old epoch is handed over")
+	}
+	l.handled(*e) // the handler had it
+	if acks, s := saved(l); len(acks) != 0 || s.Cursors["user:alice"] != 2 || s.Epoch != "new" {
+		t.Errorf("acks %v, state %v; want 2, before the server's next", acks, s)
 	}
 }
 
@@ -122,7 +196,7 @@ func FuzzMessage(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%v in %s", err, line)
 		}
-		e, err := newLedger(State{}).eventOf(o)
+		e, err := eventOf(newLedger(State{}, nil).address(o.Ch), o)
 		if err != nil {
 			t.Fatalf("%v in %s", err, line)
 		}
@@ -147,13 +221,13 @@ func FuzzObject(f *testing.F) {
 			}
 			return
 		}
-		l := newLedger(State{})
+		l := newLedger(State{}, nil)
 		l.begin(welcome("e", map[string]uint64{"user:alice": 1}))
-		e, err := l.eventOf(o)
+		e, err := eventOf("user:alice", o)
 		if err != nil {
 			return
 		}
-		if news, err := l.place("user:alice", e.from, e.to); err == nil && news && (e.from > 1 || e.to < 1) {
+		if news, err := l.read(&e); err == nil && news && (e.from > 1 || e.to < 1) {
 			t.Fatalf("%d to %d is no news after 0", e.from, e.to)
 		}
 	})

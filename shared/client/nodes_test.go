@@ -275,6 +275,18 @@ func (s *stuck) Close() error {
 	return s.Conn.Close()
 }
 
+// dialStuck opens such connections, and says which was the first.
+func dialStuck(first **stuck) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		s := &stuck{Conn: conn, closed: make(chan struct{})}
+		if *first == nil {
+			*first = s
+		}
+		return s, err
+	}
+}
+
 // A path that is gone while an acknowledgement is being written: the watchdog of reading ends the writing as well.
 func TestAStuckWriteDoesNotHoldUpTheReconnect(t *testing.T) {
 	var first *stuck
@@ -288,16 +300,7 @@ func TestAStuckWriteDoesNotHoldUpTheReconnect(t *testing.T) {
 			p.gone()
 		},
 		func(p *peer) { p.welcome(2); p.send(msg(2)); p.gone() })
-	l := listen(t, url, func(o *Options) {
-		o.NetDial = func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := new(net.Dialer).DialContext(ctx, network, address)
-			s := &stuck{Conn: conn, closed: make(chan struct{})}
-			if first == nil {
-				first = s
-			}
-			return s, err
-		}
-	})
+	l := listen(t, url, func(o *Options) { o.NetDial = dialStuck(&first) })
 	t.Cleanup(func() { _ = first.Close() }) // so that a failure does not hang
 	l.want(1, 2)
 	l.end()

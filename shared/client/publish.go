@@ -49,35 +49,9 @@ type Ack struct {
 	Tries    int    // how often it was sent
 }
 
-// Receipt says that the archive holds the message.
-type Receipt struct {
-	ID    string `json:"id"`
-	To    string `json:"to"`
-	Seq   uint64 `json:"seq"`   // in the mailbox of To
-	State string `json:"state"` // `archived`
-}
-
-// Option sets a header of a message.
-type Option func(nats.Header)
-
-// WithID chooses the message's id: publishing it again does nothing, for as long as the archive keeps the message.
-func WithID(id string) Option { return header(message.HeaderID, id) }
-
-// WithType names what happened.
-func WithType(name string) Option { return header(message.HeaderType, name) }
-
-// WithContentType says what the payload is; without it, it is JSON.
-func WithContentType(name string) Option { return header(message.HeaderContentType, name) }
-
-// WithTTL makes the message expire, counted from its acceptance. It is not shown afterwards.
-func WithTTL(ttl time.Duration) Option { return header(message.HeaderTTL, ttl.String()) }
-
-// WithTraceParent carries a W3C trace to the receivers.
-func WithTraceParent(traceparent string) Option { return header(message.HeaderTrace, traceparent) }
-
-func header(name, value string) Option {
-	return func(h nats.Header) { h[name] = []string{value} } // not Set: it would change the spelling
-}
+// Receipt is a fact about a message: that the archive holds it, under Seq in the mailbox of To, or that it was
+// quarantined, and why.
+type Receipt = message.Receipt
 
 // Publish hands a message to the stream door and returns once its stream holds it. A message that collect would
 // refuse is refused here already, since behind the stream door a refusal is only a receipt and a quarantine entry.
@@ -90,7 +64,12 @@ func (p *Publisher) Publish(ctx context.Context, to subject.Address, payload []b
 	if err != nil {
 		return Ack{}, err
 	}
-	ack := Ack{ID: m.Header[message.HeaderID][0]}
+	return p.publish(ctx, m)
+}
+
+// publish tries until a stream holds the message.
+func (p *Publisher) publish(ctx context.Context, m *nats.Msg) (Ack, error) {
+	ack := Ack{ID: idOf(m)}
 	ctx, cancel := patience(ctx)
 	defer cancel()
 	pause := backoff{most: publishPause}
@@ -177,7 +156,7 @@ func (p *Publisher) Request(ctx context.Context, to subject.Address, payload []b
 	if err != nil {
 		return Receipt{}, err
 	}
-	receipt := Receipt{ID: m.Header[message.HeaderID][0]}
+	receipt := Receipt{ID: idOf(m), To: to.String()}
 	ctx, cancel := patience(ctx)
 	defer cancel()
 	reply, err := rpc.Send(ctx, p.nc, m)
@@ -201,8 +180,10 @@ func outgoing(door func(subject.Address) string, to subject.Address, payload []b
 	for _, set := range options {
 		set(h)
 	}
-	if h[message.HeaderID][0] == "" {
-		return nil, problem.New(problem.BadHeader, "the id is empty; choose one, or none to have one made").In(message.HeaderID)
+	for name, remedy := range map[string]string{message.HeaderID: "to have one made", message.HeaderCollapse: "to have every message shown"} {
+		if values, given := h[name]; given && values[0] == "" {
+			return nil, problem.New(problem.BadHeader, "%s is empty; choose one, or leave it out %s", name, remedy).In(name)
+		}
 	}
 	// Only the server knows its limit on payloads.
 	if _, err := message.Read(to, h, payload, time.Now(), message.Limits{Payload: math.MaxInt}); err != nil {
@@ -210,6 +191,8 @@ func outgoing(door func(subject.Address) string, to subject.Address, payload []b
 	}
 	return &nats.Msg{Subject: door(to), Header: h, Data: payload}, nil
 }
+
+func idOf(m *nats.Msg) string { return m.Header[message.HeaderID][0] }
 
 func patience(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {

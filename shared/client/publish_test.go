@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -212,11 +213,18 @@ func TestPublishRefusesWhatCollectWould(t *testing.T) {
 		"message id":     {alice(), "1", []Option{WithID(strings.Repeat("x", 257))}, problem.BadHeader},
 		"no message id":  {alice(), "1", []Option{WithID("")}, problem.BadHeader},
 		"negative ttl":   {alice(), "1", []Option{WithTTL(-time.Second)}, problem.BadHeader},
+		"not before":     {alice(), "1", []Option{WithNotBefore(time.Now().Add(time.Hour))}, problem.Unsupported},
+		"collapse":       {alice(), "1", []Option{WithCollapse("position")}, problem.Unsupported},
+		"no key":         {alice(), "1", []Option{WithCollapse("")}, problem.BadHeader},
+		"receipt":        {alice(), "1", []Option{WithReceipt()}, problem.Unsupported},
 		"over the limit": {alice(), `"` + strings.Repeat("x", 2000) + `"`, nil, problem.TooLarge},
 	} {
 		if _, err := p.Publish(t.Context(), c.to, []byte(c.payload), c.options...); !errors.Is(err, problem.New(c.want, "")) {
 			t.Errorf("%s: %v, want %s", name, err, c.want)
 		}
+	}
+	if r := p.PublishMany(t.Context(), 0, []Outgoing{{alice(), []byte("1"), []Option{WithReceipt()}}}); !errors.Is(r[0].Err, problem.New(problem.Unsupported, "")) {
+		t.Errorf("one of many: %v", r[0].Err)
 	}
 	info, err := in.Info(t.Context())
 	if err != nil || info.State.Msgs != 0 {
@@ -287,5 +295,17 @@ func TestRequest(t *testing.T) {
 	receipt, err = p.Request(t.Context(), subject.UserAddress("default", "bob"), []byte("1"))
 	if !errors.Is(err, problem.New(problem.Unavailable, "")) || !errors.Is(err, ErrUnknown) || len(receipt.ID) != 26 {
 		t.Errorf("nobody there: %+v, %v", receipt, err)
+	}
+}
+
+// What the headers say in the end, for the day when the fabric reads them.
+func TestHeadersOfTheContract(t *testing.T) {
+	h := nats.Header{}
+	for _, set := range []Option{WithNotBefore(time.Unix(1795372200, 5e8).In(time.FixedZone("", 3600))), WithCollapse("position"), WithReceipt()} {
+		set(h)
+	}
+	want := nats.Header{"Weft-Not-Before": {"2026-11-22T18:30:00.5Z"}, "Weft-Collapse": {"position"}, "Weft-Receipt": {"delivered"}}
+	if !reflect.DeepEqual(h, want) {
+		t.Errorf("headers %v, want %v", h, want)
 	}
 }

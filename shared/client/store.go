@@ -12,7 +12,7 @@ type State struct {
 	Cursors map[string]uint64 `json:"cursors"` // address → highest sequence handled
 }
 
-// Store keeps the state of one device of one user across restarts. A Subscriber loads it once and saves it before it
+// Store keeps the state of one device of one user across restarts: Memory, File, or one of your own. A Subscriber loads it once and saves it before it
 // acknowledges, at most every 50 ms; it calls one method at a time. A crash between handling and saving makes a
 // message come again: a handler for which that matters saves the cursor together with its effect.
 type Store interface {

@@ -1,17 +1,15 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
-	"math/rand/v2"
 	"net"
-	"net/http"
 	"sync"
 	"time"
-
-	"github.com/gorilla/websocket"
 
 	"github.com/weftpush/weft/shared/protocol"
 	"github.com/weftpush/weft/shared/subject"
@@ -22,11 +20,9 @@ const (
 	// ackEvery is how long a handled message waits for others to be acknowledged with.
 	ackEvery = 50 * time.Millisecond
 	// queueMost is how many messages and gaps wait for the handler. When there are more the connection is not read
-	// on, and a server that finds it too slow closes it: what was not handled comes with the next one.
+	// on, and a server that finds it too slow closes it: what was not handled comes with the next one. A server sends
+	// less than that unacknowledged (256 KiB, of which the smallest object takes 64 bytes, as push is configured).
 	queueMost = 4096
-	// ownReplaced is for how long a hello that got no answer can be what a session was replaced by: a node that was
-	// stopped opens it when it wakes.
-	ownReplaced = 2 * time.Minute
 )
 
 // Options say who connects where. URL, Token and Device are needed.
@@ -42,16 +38,17 @@ type Options struct {
 	// Device names this installation among those of the user, and keeps its name: the server remembers what each
 	// device has acknowledged, and allows it one connection.
 	Device  string
-	Topics  []string // to subscribe to, without `topic:`
+	Topics  []string // to subscribe to from the beginning, without `topic:`; see Subscribe
 	Cursors Store    // Memory when nil
 	Log     *slog.Logger
 	// NetDial opens the network connections, for programs that have to say how; a net.Dialer when nil.
 	NetDial func(ctx context.Context, network, address string) (net.Conn, error)
 
-	// The callbacks may be nil. They are called one at a time, by Run, and by Dial for the first connection.
-	OnGap    func(Gap)            // messages that will not come
+	// The callbacks may be nil. They are called one at a time, during Run, and by Dial for the first connection. The
+	// connection waits for them, so they must be quick.
+	OnGap    func(Gap)            // messages that will not come; in order with those that the handler gets
 	OnFailed func(Message, error) // a message that the handler has refused six times, and that is passed over
-	OnStatus func(Status)
+	OnStatus func(Status)         // also while the handler works
 }
 
 // Status is what became of the connection.
@@ -62,11 +59,16 @@ type Status struct {
 	Retry   time.Duration    // when the next connection is tried
 }
 
-// Subscriber is a device. Make it with Dial and run it once.
+// Subscriber is a device. Make it with Dial and run it once, with Run or Messages.
 type Subscriber struct {
 	options Options
 	ledger  *ledger
-	// The goroutine of Dial, then of Run:
+	events  chan event    // read and not yet handled, in order
+	turn    chan struct{} // has a place for the one change of topics that is under way
+	over    chan struct{} // closed when Run has ended
+	calling sync.Mutex    // serialises callbacks
+	saving  sync.Mutex    // serialises the store
+	// The goroutine of Dial, then the one of Run that connects:
 	first      *conn // from Dial; nil once Run has it
 	nodes      *nodes
 	unanswered time.Time // when a hello last got no answer; zero when none did, or it has been made up for
@@ -87,7 +89,8 @@ func Dial(ctx context.Context, options Options) (*Subscriber, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStore, err)
 	}
-	s := &Subscriber{options: options, nodes: nodes, ledger: newLedger(state)}
+	s := newSubscriber(options, state)
+	s.nodes = nodes
 	for range nodes.urls {
 		if s.first, err = s.connect(ctx); err == nil {
 			return s, nil
@@ -98,6 +101,13 @@ func Dial(ctx context.Context, options Options) (*Subscriber, error) {
 		s.nodes.move(err, 0, time.Now())
 	}
 	return nil, err
+}
+
+func newSubscriber(options Options, state State) *Subscriber {
+	return &Subscriber{
+		options: options, ledger: newLedger(state, options.Topics), events: make(chan event, queueMost),
+		turn: make(chan struct{}, 1), over: make(chan struct{}),
+	}
 }
 
 // complete checks the options and fills those in that may be absent.
@@ -137,194 +147,87 @@ func (s *Subscriber) Close() {
 // Run hands messages to the handler, each once and in the order of its address, and reconnects whenever the
 // connection ends, until ctx ends: then it acknowledges what was handled and returns nil. It returns an error when
 // connecting again is pointless: a *Closed with a fatal code, or ErrStore. A refused token is not: the next one may do.
-func (s *Subscriber) Run(ctx context.Context, handler Handler) error {
-	c := s.first
-	s.first = nil
-	for ctx.Err() == nil {
-		lasted, err := s.once(ctx, c, handler)
-		c = nil
-		if fatal(err) && !s.replacedItself(err) {
-			s.options.OnStatus(Status{Err: err})
-			return err
+//
+// The handler is called by the goroutine that calls Run. Others read, acknowledge, save and reconnect meanwhile: a slow
+// handler costs no connection, and the loss of a connection no message. All have ended when Run returns.
+func (s *Subscriber) Run(ctx context.Context, handler Handler) (err error) {
+	ctx, stop := context.WithCancel(ctx)
+	// The connection outlives ctx until the handler has returned and what it did is acknowledged.
+	line, hangUp := context.WithCancel(context.WithoutCancel(ctx))
+	var lost, unsaved error
+	var connecting, saving sync.WaitGroup
+	connecting.Go(func() { defer stop(); lost = s.stay(ctx, line) })
+	saving.Go(func() { defer stop(); unsaved = s.saveAll(ctx) })
+	defer func() { // also when the handler panics
+		stop()
+		saving.Wait()
+		if unsaved == nil {
+			unsaved = s.save(ctx)
 		}
-		if ctx.Err() == nil {
-			s.rest(ctx, err, lasted)
+		hangUp()
+		connecting.Wait()
+		close(s.over)
+		if err = cmp.Or(unsaved, lost); err != nil {
+			s.call(func() { s.options.OnStatus(Status{Err: err}) })
 		}
-	}
+	}()
+	s.deliverAll(ctx, handler)
 	return nil
 }
 
-// replacedItself says whether a session was replaced by one that this Subscriber had given up: its node, stopped
-// perhaps, opened it late. Nobody holds that one, so the device comes back. Each hello replaces once.
-func (s *Subscriber) replacedItself(err error) bool {
-	closed, ok := errors.AsType[*Closed](err)
-	if !ok || closed.Code != protocol.CloseReplaced || s.unanswered.IsZero() || time.Since(s.unanswered) > ownReplaced {
-		return false
-	}
-	s.unanswered = time.Time{}
-	return true
-}
-
-// once holds one connection, the one given or a new one, to its end. It returns how long that was welcome; a server
-// that broke the protocol did not mean it.
-func (s *Subscriber) once(ctx context.Context, c *conn, handler Handler) (lasted time.Duration, err error) {
-	if c == nil {
-		if c, err = s.connect(ctx); err != nil {
-			return 0, err
-		}
-	}
-	began := time.Now()
-	if err = s.hold(ctx, c, handler); errors.Is(err, ErrProtocol) {
-		return 0, err
-	}
-	return time.Since(began), err
-}
-
-// rest chooses the next node and waits before it is asked.
-func (s *Subscriber) rest(ctx context.Context, err error, lasted time.Duration) {
-	pause := s.nodes.move(err, lasted, time.Now())
-	s.options.OnStatus(Status{Err: err, Retry: pause})
-	s.options.Log.Warn("weft disconnected", "err", err, "retry", pause)
-	_ = wait(ctx, pause) // the caller looks at ctx
-}
-
-// connect gets a token and makes a connection with it.
-func (s *Subscriber) connect(ctx context.Context) (*conn, error) {
-	token, err := s.options.Token(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("client: get a token: %w", err)
-	}
-	hello := protocol.FromClient{T: protocol.THello, Device: s.options.Device, Topics: s.options.Topics, Client: clientName}
-	hello.Epoch, hello.Cursors = s.ledger.resume(s.options.Topics)
-	c, welcome, err := dial(ctx, s.dialer(), s.nodes.url(), token, hello)
-	if err != nil {
-		if errors.Is(err, errUnanswered) {
-			s.unanswered = time.Now()
-		}
-		return nil, err
-	}
-	s.ledger.begin(welcome)
-	s.options.OnStatus(Status{Online: true, Welcome: welcome})
-	s.options.Log.Info("weft connected", "node", welcome.Node, "session", welcome.Session)
-	return c, nil
-}
-
-func (s *Subscriber) dialer() *websocket.Dialer {
-	d := &websocket.Dialer{
-		Proxy: http.ProxyFromEnvironment, NetDialContext: s.options.NetDial,
-		HandshakeTimeout: greetTimeout, Subprotocols: []string{protocol.Name},
-	}
-	if len(s.nodes.urls) > 1 {
-		d.HandshakeTimeout = otherTimeout
-	}
-	return d
-}
-
-// hold reads, delivers and acknowledges on one connection until it ends, ctx ends or the node drains. What was
-// handled has been acknowledged when it returns, if the connection still took it.
-func (s *Subscriber) hold(ctx context.Context, c *conn, handler Handler) error {
-	alive, fail := context.WithCancelCause(ctx)
-	events := make(chan event, queueMost)
-	drain := make(chan time.Duration, 1)
-	var reader, acknowledger sync.WaitGroup
-	reader.Go(func() { fail(s.read(alive, c, events, drain)) })
-	acknowledger.Go(func() { fail(s.acknowledge(alive, c, drain)) })
-	fail(s.deliverAll(ctx, alive, events, handler))
-	acknowledger.Wait()
-	err := s.flush(ctx, c)
-	c.close() // which ends the reader
-	reader.Wait()
-	if errors.Is(err, ErrStore) {
-		return err
-	}
-	return context.Cause(alive)
-}
-
-// deliverAll delivers until the connection is over. A message that is with the handler stays with it; those behind it
-// come again.
-func (s *Subscriber) deliverAll(ctx, alive context.Context, events <-chan event, handler Handler) error {
-	for {
-		select {
-		case <-alive.Done():
-			return context.Cause(alive)
-		case e := <-events:
-			if err := s.deliver(ctx, e, handler); err != nil {
-				return err
+// Messages runs the Subscriber as Run does, in the form of a loop. A message is handled when the loop asks for the next
+// one: it comes again, to the next Subscriber, when the loop is left at it. The loop ends when ctx does, or with the
+// error that Run would return.
+func (s *Subscriber) Messages(ctx context.Context) iter.Seq2[Message, error] {
+	return func(yield func(Message, error) bool) {
+		ctx, stop := context.WithCancel(ctx)
+		defer stop()
+		left := false
+		err := s.Run(ctx, func(_ context.Context, m Message) error {
+			if left = !yield(m, nil); left {
+				stop()
+				return context.Canceled
 			}
-		}
-	}
-}
-
-// read queues messages and gaps until the connection ends. Objects that it does not know are of a later version and
-// passed over.
-func (s *Subscriber) read(alive context.Context, c *conn, events chan<- event, drain chan<- time.Duration) error {
-	for {
-		o, err := c.next()
-		if err != nil {
-			if !errors.Is(err, ErrProtocol) {
-				c.abandon()
-			}
-			return err
-		}
-		switch o.T {
-		case protocol.TMsg, protocol.TGap:
-			e, err := s.ledger.eventOf(o)
-			if err != nil {
-				return err
-			}
-			select {
-			case events <- e:
-			case <-alive.Done():
-				return nil
-			}
-		case protocol.TDrain:
-			select {
-			case drain <- time.Duration(o.Within) * time.Millisecond:
-			default: // once is enough
-			}
-		}
-	}
-}
-
-// acknowledge sends what was handled, every 50 ms or 64 messages, and ends the connection at a random moment of the
-// time that a draining node gives.
-func (s *Subscriber) acknowledge(alive context.Context, c *conn, drain <-chan time.Duration) error {
-	leave := make(<-chan time.Time)
-	for {
-		select {
-		case <-alive.Done():
 			return nil
-		case within := <-drain:
-			timer := time.NewTimer(rand.N(max(within, 1))) //nolint:gosec // nobody gains by guessing it
-			defer timer.Stop()
-			leave, drain = timer.C, nil
-			continue
-		case <-leave:
-			return errDrained
+		})
+		if err != nil && !left {
+			yield(Message{}, err)
+		}
+	}
+}
+
+// saveAll saves what was handled, every 50 ms or 64 messages, until ctx ends.
+func (s *Subscriber) saveAll(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
 		case <-s.ledger.due:
 		}
 		timer := time.NewTimer(ackEvery)
 		select {
-		case <-alive.Done():
+		case <-ctx.Done():
 		case <-s.ledger.full:
 		case <-timer.C:
 		}
 		timer.Stop()
-		if err := s.flush(alive, c); err != nil {
+		if err := s.save(ctx); err != nil {
 			return err
 		}
 	}
 }
 
-// flush saves the cursors and then acknowledges them. The acknowledger calls it, and hold once more when that has
-// ended. Saving is not cut short by the end of ctx: what was handled is to be remembered.
-func (s *Subscriber) flush(ctx context.Context, c *conn) error {
-	acks, state := s.ledger.take()
-	if len(acks) == 0 {
-		return nil
+// save saves the cursors, which lets them be acknowledged. It is not cut short by the end of ctx: what was handled is to
+// be remembered.
+func (s *Subscriber) save(ctx context.Context) error {
+	s.saving.Lock()
+	defer s.saving.Unlock()
+	state, news := s.ledger.take()
+	if news {
+		if err := s.options.Cursors.Save(context.WithoutCancel(ctx), state); err != nil {
+			return fmt.Errorf("%w: %w", ErrStore, err)
+		}
 	}
-	if err := s.options.Cursors.Save(context.WithoutCancel(ctx), state); err != nil {
-		return fmt.Errorf("%w: %w", ErrStore, err)
-	}
-	return c.say(acks...)
+	s.ledger.saved(state)
+	return nil
 }
