@@ -36,25 +36,26 @@ const (
 
 // open makes a session of a hello: the routes are written, then the heads are read, then the client is welcomed. From
 // the welcome on nothing is missed: what was published before the route is below the head, what comes after is routed
-// here. The error is a *problem.Problem; then nothing of the session is left.
-func (n *Service) open(ctx context.Context, out transport, began time.Time, who *identity.Identity, hello protocol.FromClient) (*session, error) {
-	device, err := deviceOf(who, hello.Device)
+// here. The error is a *problem.Problem; then nothing of the session is left, and nothing was written.
+func (n *Service) open(ctx context.Context, v visitor, who *identity.Identity) (*session, error) {
+	device, err := deviceOf(who, v.hello.Device)
 	if err != nil {
 		return nil, err
 	}
 	user := subject.UserAddress(who.Tenant, who.User)
 	addresses := []subject.Address{user, {Tenant: who.Tenant, Kind: subject.All}}
-	topics, err := n.topics(who, hello.Topics)
+	topics, err := n.topics(who, v.hello.Topics)
 	if err != nil {
 		return nil, err
 	}
-	s := n.newSession(user, device, out, began, who)
+	s := n.newSession(user, device, v.out, v.began, who)
+	s.mute = v.mute
 	if !n.admit(s) {
 		return nil, leaving()
 	}
 	lanes, state, err := n.join(ctx, s, s.id, append(addresses, topics...))
 	if err == nil {
-		err = n.place(ctx, s, lanes, state, hello)
+		err = n.place(ctx, s, lanes, state, v.hello)
 	}
 	if err == nil && s.asked != n.pulse.check().pauses {
 		err = problem.New(problem.Unavailable, "this node was paused while the session opened; connect again")
@@ -64,12 +65,16 @@ func (n *Service) open(ctx context.Context, out transport, began time.Time, who 
 		return nil, err
 	}
 	n.supersede(ctx, state.Previous, s.id)
-	s.begin(lanes, hello, func(mailboxes map[string]protocol.Mailbox) any {
+	err = s.begin(lanes, v.hello, func(mailboxes map[string]protocol.Mailbox) any {
 		return protocol.Welcome{
 			T: protocol.TWelcome, Session: s.id, User: who.User, Device: device, Node: n.id, Epoch: n.epoch,
 			Heartbeat: n.cfg.Heartbeat.Milliseconds(), Mailboxes: mailboxes,
 		}
 	})
+	if err != nil {
+		n.close(ctx, s)
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -147,10 +152,9 @@ func (n *Service) retopic(ctx context.Context, s *session, wanted protocol.FromC
 		n.leave(ctx, s.drop(fresh))
 		return err
 	}
-	s.begin(lanes, wanted, func(mailboxes map[string]protocol.Mailbox) any {
+	return s.begin(lanes, wanted, func(mailboxes map[string]protocol.Mailbox) any {
 		return protocol.Subscribed{T: protocol.TSub, Mailboxes: mailboxes}
 	})
-	return nil
 }
 
 // join makes the lanes of a session, so that live messages find it, and writes their routes. Redis away is no reason
@@ -332,12 +336,13 @@ func deviceOf(who *identity.Identity, said string) (string, error) {
 	return said, subject.CheckID(said)
 }
 
-// begin opens lanes behind the answer that announces them: nothing of them is written before it.
-func (s *session) begin(lanes []*lane, hello protocol.FromClient, answer func(map[string]protocol.Mailbox) any) {
+// begin opens lanes behind the answer that announces them: nothing of them is written before it. The error is the
+// problem with which the session has ended meanwhile.
+func (s *session) begin(lanes []*lane, hello protocol.FromClient, answer func(map[string]protocol.Mailbox) any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.end != nil {
-		return
+		return s.end.cause()
 	}
 	for _, l := range lanes {
 		l.open()
@@ -353,6 +358,7 @@ func (s *session) begin(lanes []*lane, hello protocol.FromClient, answer func(ma
 		}
 		s.fill(l)
 	}
+	return nil
 }
 
 // mailboxes is where the session stands in each address.

@@ -3,6 +3,9 @@ package push
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/weftpush/weft/shared/problem"
+	"github.com/weftpush/weft/shared/protocol"
 )
 
 // pauseMost is how long a node may not have run before it counts as paused: others may have taken its devices over
@@ -61,10 +64,11 @@ func (p *pulse) look(ticks bool) *beat {
 
 // doubtful says whether the session may not write to its client yet: the node was paused, and since then the client
 // has not answered or the keeper has not looked whether the device is still here. At the first call after a pause the
-// client is owed a question, and has a heartbeat to answer it: what it said meanwhile was not heard.
+// client is owed a question, and has a heartbeat to answer it: what it said meanwhile was not heard. A mute client is not
+// asked; its session ends once its device was looked for.
 func (s *session) doubtful(b *beat) bool {
 	if s.asked < b.pauses {
-		s.asked, s.owed = b.pauses, true
+		s.asked, s.owed = b.pauses, !s.mute
 		if least := b.woke.Add(-s.node.cfg.Heartbeat); s.heard.Before(least) {
 			s.heard = least
 		}
@@ -83,11 +87,16 @@ func (s *session) echo(pause uint32) {
 	s.release()
 }
 
-// vouch notes that nobody else had the device after a pause, as far as the keeper could find out.
+// vouch notes that nobody else had the device after a pause, as far as the keeper could find out. A client that can't
+// say that it is still there is sent away, to connect again from where it is.
 func (s *session) vouch(pause uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.vouched = max(s.vouched, pause)
+	if s.mute && s.echoed < pause {
+		s.finishLocked(protocol.CloseDraining, problem.New(problem.Unavailable, "this node was paused, and can't ask whether this client is still here; connect again"))
+		return
+	}
 	s.release()
 }
 

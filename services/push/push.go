@@ -125,7 +125,7 @@ func (n *Service) Run(ctx context.Context) error {
 	served := make(chan struct{})
 	group.Go(func() error {
 		defer close(served)
-		return service.Serve(ctx, n.listener, n.handler(ctx))
+		return service.ServeStreams(ctx, n.listener, n.handler(ctx), 2*n.cfg.Heartbeat)
 	})
 	group.Go(func() error {
 		<-ctx.Done()

@@ -326,8 +326,8 @@ func TestASessionThatEndsWhileItOpensLeavesNothing(t *testing.T) {
 		return len(w.archive.opens) == 1
 	})
 	n.replace(n.all()[0].id, newID(time.Now().Add(time.Second)))
-	d.end(protocol.CloseReplaced, problem.Replaced)
 	close(gate)
+	d.end(protocol.CloseReplaced, problem.Replaced)
 	eventually(t, "nothing of the session is left", func() bool {
 		return len(n.all()) == 0 && !n.hub.holds(alice) && len(w.holders(alice)) == 0
 	})

@@ -21,7 +21,8 @@ const (
 	endMost = 2 * time.Second
 )
 
-// transport is the way to one client. It knows nothing of sequences; the session knows nothing of sockets.
+// transport is the way to one client. It knows nothing of sequences; the session knows nothing of sockets. One goroutine at
+// a time calls Write, Ask and Close, from the session's beginning on.
 type transport interface {
 	// Write writes objects in order and returns when the transport took them all. A slow client makes it wait, at
 	// most for the transport's own deadline.
@@ -29,7 +30,7 @@ type transport interface {
 	// Close ends the connection, telling the client the code. It is called once, after the last Write.
 	Close(code protocol.CloseCode, reason string)
 	// Ask asks the client for an answer that it can't have given before; the session's echo is called with the number
-	// when it comes. It waits like Write.
+	// when it comes. It waits like Write. A mute client is not asked.
 	Ask(number uint32) error
 	// Cut ends the connection at once, without a word; whatever waits in it fails. It may be called at any time.
 	Cut()
@@ -53,6 +54,7 @@ type session struct {
 	going     int  // the part of them that the writer has
 	held      int  // bytes that the lanes hold ahead
 	draining  bool // a drain goroutine runs
+	mute      bool // the client can't answer: what was written counts as heard. Set before the session begins
 	unacked   int  // bytes sent and not acknowledged, over all lanes
 	fullSince time.Time
 	heard     time.Time // when the client last sent anything
@@ -69,7 +71,16 @@ type session struct {
 type ending struct {
 	code   protocol.CloseCode
 	reason string
+	why    *problem.Problem // nil where there is nothing to say
 	at     time.Time
+}
+
+// cause is why the session has ended, for who wanted something of it.
+func (e *ending) cause() error {
+	if e.why == nil {
+		return problem.New(problem.Unavailable, "the session has ended; connect again")
+	}
+	return e.why
 }
 
 // offer gives a live item to one lane. It never waits: what can't be sent now is read from the archive later.
@@ -192,6 +203,9 @@ func (s *session) turn() (batch [][]byte, ask uint32, end *ending) {
 	now := s.node.pulse.check()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.mute && s.going > 0 {
+		s.heard = time.Now()
+	}
 	s.queued -= s.going // it has been written
 	s.going = 0
 	if s.end == nil && s.doubtful(now) {
@@ -286,7 +300,7 @@ func (s *session) judge(now time.Time, b *beat) (cut bool) {
 		s.supervise(now, b)
 		return stuck && s.end != nil && s.end.silent()
 	}
-	return s.end != nil && (s.end.silent() || now.Sub(s.end.at) > endMost)
+	return s.end != nil && s.begun && (s.end.silent() || now.Sub(s.end.at) > endMost)
 }
 
 func (e *ending) silent() bool { return e.reason == string(problem.Silent) }
@@ -319,7 +333,8 @@ func (s *session) supervise(now time.Time, b *beat) {
 }
 
 // finish ends the session: the client is told the problem, if there is one, then the close code. What waits in the
-// outbox is dropped: it was not acknowledged, so it will come again.
+// outbox is dropped: it was not acknowledged, so it will come again. A session that has not begun writes nothing: begin
+// fails with the problem.
 func (s *session) finish(code protocol.CloseCode, why *problem.Problem) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -330,8 +345,11 @@ func (s *session) finishLocked(code protocol.CloseCode, why *problem.Problem) {
 	if s.end != nil {
 		return
 	}
-	s.end = &ending{code: code, at: time.Now()}
+	s.end = &ending{code: code, why: why, at: time.Now()}
 	s.outbox, s.queued = nil, s.going
+	if !s.begun {
+		return
+	}
 	if why != nil {
 		s.end.reason = string(why.Code)
 		s.outbox = [][]byte{object(protocol.Error{T: protocol.TError, Problem: *why})}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -18,7 +17,6 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"github.com/weftpush/weft/shared/identity"
 	"github.com/weftpush/weft/shared/problem"
 	"github.com/weftpush/weft/shared/protocol"
 )
@@ -68,12 +66,8 @@ func (n *Service) acceptor(ctx context.Context) http.Handler {
 			http.Error(w, "offer the WebSocket subprotocol "+protocol.Name, http.StatusBadRequest)
 			return
 		}
-		if n.until.Load() != 0 {
-			refuseHTTP(w, leaving())
-			return
-		}
 		began, token := time.Now(), bearer(r)
-		if err := n.gate.arrive(); err != nil {
+		if err := n.arrive(); err != nil {
 			refuseHTTP(w, problem.From(err))
 			return
 		}
@@ -139,24 +133,13 @@ func (n *Service) serve(ctx context.Context, sock *socket, token string) {
 	})
 }
 
-// greet takes auth and hello, which have n.greeting to arrive, and opens the session when its turn has come.
+// greet takes auth and hello, which have n.greeting to arrive, and opens the session.
 func (n *Service) greet(ctx context.Context, sock *socket, token string) (*session, error) {
 	token, hello, err := n.introduction(sock, token)
 	if err != nil {
 		return nil, err
 	}
-	done, err := n.gate.turn(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
-	who, err := n.verify(ctx, token)
-	if err != nil {
-		return nil, err
-	}
-	return n.open(ctx, sock, sock.began, who, hello)
+	return n.welcome(ctx, visitor{out: sock, began: sock.began, token: token, hello: hello})
 }
 
 // introduction reads what a client says first: hello, or auth and then hello.
@@ -196,13 +179,6 @@ func (n *Service) introduction(sock *socket, token string) (string, protocol.Fro
 	return token, o, sock.conn.SetReadDeadline(time.Time{})
 }
 
-func (n *Service) verify(ctx context.Context, token string) (*identity.Identity, error) {
-	if token == "" {
-		return nil, problem.New(problem.Unauthorized, "no token: send it as Authorization: Bearer, as subprotocol %s<base64url>, or in an auth object", protocol.BearerPrefix)
-	}
-	return identity.Verify(ctx, n.nc, token)
-}
-
 // converse handles what the client sends until the connection ends or has to end. It waits with as little on its stack
 // as can be.
 func (n *Service) converse(ctx context.Context, sock *socket, s *session) error {
@@ -230,40 +206,6 @@ func (n *Service) hear(ctx context.Context, s *session, kind int, r io.Reader) e
 		}
 	}
 	return nil
-}
-
-// handle does what one object of an open session asks.
-func (n *Service) handle(ctx context.Context, s *session, o protocol.FromClient) error {
-	switch o.T {
-	case protocol.TAck:
-		return s.ack(o.Ch, o.Seq)
-	case protocol.TPing:
-		s.say(protocol.Beat{T: protocol.TPong})
-		return nil
-	case protocol.TPong:
-		return nil
-	case protocol.TSub, protocol.TUnsub:
-		return n.orLater(ctx, s, o, n.retopic)
-	case protocol.TAuth:
-		return n.orLater(ctx, s, o, n.renew)
-	case protocol.THello:
-		return problem.New(problem.BadFrame, "hello was said already; open a new connection to begin anew").In("t")
-	default:
-		return problem.New(problem.UnknownFrame, "the object %q is unknown; a client sends hello, ack, ping, pong, auth, sub and unsub", o.T).In("t")
-	}
-}
-
-// orLater does what a live session asks of auth or the archive. That they do not answer now is told to the client, who
-// may ask again, and does not end the session: its messages go on coming.
-func (n *Service) orLater(ctx context.Context, s *session, o protocol.FromClient, do func(context.Context, *session, protocol.FromClient) error) error {
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
-	err := do(ctx, s, o)
-	if p, ok := errors.AsType[*problem.Problem](err); ok && p.Retry {
-		s.say(protocol.Error{T: protocol.TError, Problem: *p})
-		return nil
-	}
-	return err
 }
 
 // takeApart reads and decodes a message of a client. Errors are problems where the client is to blame.
@@ -365,49 +307,4 @@ func (sock *socket) refuse(err error) {
 		return
 	}
 	sock.Close(code, "")
-}
-
-// verdict is the close code that goes with an error: of reading, of the client's behaviour, or of ours. The problem is
-// nil when there is nobody left to tell.
-func verdict(err error) (protocol.CloseCode, *problem.Problem) {
-	p, ok := errors.AsType[*problem.Problem](err)
-	if !ok {
-		var timeout interface{ Timeout() bool }
-		if errors.As(err, &timeout) && timeout.Timeout() {
-			return protocol.CloseSlow, problem.New(problem.HelloExpected, "no hello came within %s", greetTimeout)
-		}
-		return protocol.CloseNormal, nil
-	}
-	switch p.Code {
-	case problem.Unauthorized, problem.TokenExpired:
-		return protocol.CloseToken, p
-	case problem.Forbidden:
-		return protocol.CloseForbidden, p
-	case problem.TooLarge:
-		return protocol.CloseTooLarge, p
-	case problem.Unavailable, problem.Busy, problem.InternalFault:
-		return protocol.CloseBackOff, p
-	case problem.Draining:
-		return protocol.CloseDraining, p
-	default:
-		return protocol.CloseProtocol, p
-	}
-}
-
-// renew takes a fresh token on a live session. It must be for the same user and device; topics that it does not
-// allow any more are taken away.
-func (n *Service) renew(ctx context.Context, s *session, fresh protocol.FromClient) error {
-	who, err := n.verify(ctx, fresh.Token)
-	if err != nil {
-		return err
-	}
-	if who.Tenant != s.user.Tenant || who.User != s.user.ID || (who.Device != "" && who.Device != s.device) {
-		return problem.New(problem.Forbidden, "the fresh token is for another user or device; open a new connection for it").In("token")
-	}
-	if lost := s.adopt(who); len(lost) > 0 {
-		n.acks.hasten(s, lost)
-		n.leave(ctx, lost)
-		s.say(protocol.Subscribed{T: protocol.TUnsub, Mailboxes: s.mailboxes()})
-	}
-	return nil
 }

@@ -1,7 +1,8 @@
-// Package protocol is the client protocol weft.v1.json: the objects that a device and a push node exchange over a
-// WebSocket, as JSON told apart by the member `t`, and the close codes.
+// Package protocol is the client protocol weft.v1.json: the objects that a device and a push node exchange, as JSON told
+// apart by the member `t`, and the close codes. WebSockets carry them as they are, Server-Sent Events those of the server
+// (see EventID); gRPC has messages of its own that say the same.
 //
-// A text message holds one or more objects separated by newlines. No object has a line break inside; `data` is always
+// A text message of a WebSocket holds one or more objects separated by newlines. No object has a line break inside; `data` is always
 // the last member of `msg`, so that a client that wants the very bytes that were published can cut them out: they are
 // what stands between the first `,"data":` and the closing brace.
 package protocol
@@ -16,8 +17,10 @@ const (
 	Name = "weft.v1.json"
 	// BearerPrefix begins the second subprotocol by which a browser sends its token: base64url without padding.
 	BearerPrefix = "weft.bearer."
-	// Path is where push serves WebSockets.
-	Path = "/v1/ws"
+	// Path is where push serves WebSockets, PathSSE Server-Sent Events, and PathAck what those acknowledge.
+	Path    = "/v1/ws"
+	PathSSE = "/v1/sse"
+	PathAck = "/v1/ack"
 )
 
 // The values of `t`.
@@ -34,6 +37,7 @@ const (
 	TUnsub   = "unsub"
 	TDrain   = "drain"
 	TError   = "error"
+	TClose   = "close" // the last event of SSE; a WebSocket has its close frame instead
 )
 
 // CloseCode is a WebSocket close code with a meaning to clients.
@@ -121,6 +125,70 @@ type Gap struct {
 	From uint64      `json:"from"`
 	To   uint64      `json:"to"`
 	Why  message.Why `json:"why"`
+}
+
+// FromServer is any object that a server sends; T says which members count. The payload of a `msg` is what Data cuts out
+// of the object, or else Data64. Decoding passes over members that a later version may add.
+type FromServer struct {
+	T           string `json:"t"`
+	Ch          string `json:"ch"`           // msg, gap: the address; empty for the user's own mailbox
+	Seq         uint64 `json:"seq"`          // msg
+	ID          string `json:"id"`           // msg
+	Type        string `json:"type"`         // msg
+	At          int64  `json:"at"`           // msg: ms since 1970
+	ContentType string `json:"content_type"` // msg: empty for application/json
+	Trace       string `json:"traceparent"`  // msg
+	Again       bool   `json:"re"`           // msg
+	Data64      []byte `json:"data64"`       // msg
+
+	From uint64      `json:"from"` // gap
+	To   uint64      `json:"to"`   // gap
+	Why  message.Why `json:"why"`  // gap
+
+	Within int64 `json:"within"` // drain: ms
+
+	Code    problem.Code `json:"code"`    // error
+	Message string       `json:"message"` // error
+	Field   string       `json:"field"`   // error
+	Retry   bool         `json:"retry"`   // error
+
+	Session   string             `json:"session"`   // welcome
+	User      string             `json:"user"`      // welcome
+	Device    string             `json:"device"`    // welcome
+	Node      string             `json:"node"`      // welcome
+	Epoch     string             `json:"epoch"`     // welcome
+	Heartbeat int64              `json:"heartbeat"` // welcome: ms
+	Mailboxes map[string]Mailbox `json:"mailboxes"` // welcome, sub, unsub
+}
+
+// Problem is what an `error` object says.
+func (o *FromServer) Problem() *problem.Problem {
+	return &problem.Problem{Code: o.Code, Message: o.Message, Field: o.Field, Retry: o.Retry}
+}
+
+// Position is the last sequence that a `msg` or a `gap` covers; ok is false for every other object.
+func (o *FromServer) Position() (seq uint64, ok bool) {
+	switch o.T {
+	case TMsg:
+		return o.Seq, true
+	case TGap:
+		return o.To, true
+	default:
+		return 0, false
+	}
+}
+
+// Close is the last event of a stream of Server-Sent Events. It is no object of a WebSocket.
+type Close struct {
+	Code   CloseCode    `json:"code"`
+	Reason problem.Code `json:"reason,omitempty"`
+	Retry  bool         `json:"retry"` // the client may connect again by itself
+}
+
+// Ack is one acknowledgement: everything of Ch up to Seq has been handled.
+type Ack struct {
+	Ch  string `json:"ch,omitempty"` // address; empty for the user's own mailbox
+	Seq uint64 `json:"seq"`
 }
 
 // Drain asks the client to reconnect at a random moment inside Within.

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -34,8 +33,6 @@ type Drainer interface {
 }
 
 const (
-	// shutdown bounds how long an HTTP server waits for requests that are under way.
-	shutdown = 5 * time.Second
 	// stopLimit bounds how long Run may take to return once its ctx has ended, whatever does not answer. With push's
 	// drain of 10 s and its grace that stays below the 30 s after which Kubernetes kills.
 	stopLimit = 15 * time.Second
@@ -221,33 +218,4 @@ func serveAdmin(ctx context.Context, address string, stopping <-chan struct{}, s
 		_, _ = fmt.Fprintln(w, "ready")
 	})
 	return ServeHTTP(ctx, "admin", address, mux)
-}
-
-// ServeHTTP listens on address, which the flag named flagName gave, and serves until ctx ends; then it waits up to
-// 5 s for requests that are under way.
-func ServeHTTP(ctx context.Context, flagName, address string, handler http.Handler) error {
-	l, err := Listen(flagName, address)
-	if err != nil {
-		return err
-	}
-	return Serve(ctx, l, handler)
-}
-
-// Serve is ServeHTTP for a service that has to know that it listens before it says that it is ready. It closes l.
-func Serve(ctx context.Context, l net.Listener, handler http.Handler) error {
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve %s: %w", l.Addr(), err)
-		}
-		return nil
-	})
-	group.Go(func() error {
-		<-ctx.Done()
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdown)
-		defer cancel()
-		return server.Shutdown(grace)
-	})
-	return group.Wait()
 }

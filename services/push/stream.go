@@ -1,0 +1,86 @@
+package push
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/weftpush/weft/shared/protocol"
+)
+
+// stream is what those transports share whose life is the handler of an HTTP request: SSE, and the calls of gRPC. The
+// session's writer writes the response; the handler waits in attend until nothing will be written any more, since no
+// response may be touched once its handler has returned. A transport embeds it and adds Write, Ask and Close; the last
+// thing that its Close does is end.
+type stream struct {
+	control *http.ResponseController
+	ended   chan struct{} // closed by end
+
+	mu   sync.Mutex // protects left; held while the response is cut
+	left bool       // the handler returns
+}
+
+func newStream(w http.ResponseWriter) *stream {
+	return &stream{control: http.NewResponseController(w), ended: make(chan struct{})}
+}
+
+// end says that nothing will be written any more.
+func (st *stream) end() { close(st.ended) }
+
+// Cut implements transport: a write that is under way fails.
+func (st *stream) Cut() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if !st.left {
+		_ = st.control.SetWriteDeadline(time.Unix(1, 0)) // fails on a connection that is gone
+	}
+}
+
+// leave is the last thing that a handler does.
+func (st *stream) leave() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.left = true
+}
+
+// attend serves a session on a stream until it has ended and nothing will be written any more: then the handler may
+// return. ctx is the request's, whose end is the client's leaving. listen reads and handles what the client says until it
+// says no more; it is nil where a client can't speak.
+func (n *Service) attend(ctx context.Context, s *session, out *stream, listen func() error) {
+	var listening sync.WaitGroup
+	if listen != nil {
+		listening.Go(func() { s.finish(verdict(listen())) })
+	}
+	select {
+	case <-out.ended:
+	case <-ctx.Done():
+		s.finish(protocol.CloseNormal, nil)
+		<-out.ended // soon: the connection is gone, and the watch cuts what does not end
+	}
+	if listen != nil {
+		_ = out.control.SetReadDeadline(time.Unix(1, 0)) // listen would wait for a client that has nothing to say
+		listening.Wait()
+	}
+	n.close(ctx, s)
+}
+
+// streamKey is where withStream keeps a request's stream.
+type streamKey struct{}
+
+// withStream gives handlers that do not see their response itself the stream of it: see streamOf. Every handler whose
+// transport is a stream has to be behind it. A node that ends waits for these handlers.
+func (n *Service) withStream(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n.tasks.Add(1)
+		defer n.tasks.Done()
+		out := newStream(w)
+		defer out.leave()
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), streamKey{}, out)))
+	})
+}
+
+// streamOf is the stream of a request that came through withStream.
+func streamOf(ctx context.Context) *stream {
+	return ctx.Value(streamKey{}).(*stream) //nolint:forcetypeassert // a handler without withStream is a mistake of ours
+}

@@ -1,0 +1,71 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// shutdown bounds how long an HTTP server waits for requests that are under way.
+const shutdown = 5 * time.Second
+
+// ServeHTTP listens on address, which the flag named flagName gave, and serves until ctx ends; then it waits up to
+// 5 s for requests that are under way.
+func ServeHTTP(ctx context.Context, flagName, address string, handler http.Handler) error {
+	l, err := Listen(flagName, address)
+	if err != nil {
+		return err
+	}
+	return Serve(ctx, l, handler)
+}
+
+// Serve is ServeHTTP for a service that has to know that it listens before it says that it is ready. It closes l. It
+// speaks HTTP/1.1, and HTTP/2 without TLS to clients that begin with it, as gRPC does.
+func Serve(ctx context.Context, l net.Listener, handler http.Handler) error {
+	return serve(ctx, l, newServer(handler))
+}
+
+// ServeStreams is Serve for responses that go on for hours to clients that need not say anything. One whose host is gone,
+// or can't be reached, is given up after silence: the kernel ends a connection with bytes that nobody acknowledged
+// for so long (on Linux; elsewhere it takes minutes, by its own rules), and a client of HTTP/2 has to answer pings
+// while nothing is written. Its request's context ends then.
+func ServeStreams(ctx context.Context, l net.Listener, handler http.Handler, silence time.Duration) error {
+	if err := giveUpAfter(l, silence); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	server := newServer(handler)
+	server.HTTP2 = &http.HTTP2Config{SendPingTimeout: silence / 2, PingTimeout: silence / 2}
+	return serve(ctx, l, server)
+}
+
+func newServer(handler http.Handler) *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler: handler, Protocols: protocols,
+		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+	}
+}
+
+func serve(ctx context.Context, l net.Listener, server *http.Server) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve %s: %w", l.Addr(), err)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		<-ctx.Done()
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdown)
+		defer cancel()
+		return server.Shutdown(grace)
+	})
+	return group.Wait()
+}
