@@ -82,7 +82,6 @@ func (l *ledger) change(leave bool, topics []string) *change {
 	}
 	l.pending = c
 	l.settle()
-	signal(l.retopic)
 	return c
 }
 
@@ -94,7 +93,8 @@ func (l *ledger) leave(topic string) {
 	}
 }
 
-// settle answers the pending change if the session has the topics now, or has them no more.
+// settle answers the pending change if the session has the topics now, or has them no more. Else the session is to be
+// told, once there is one.
 func (l *ledger) settle() {
 	c := l.pending
 	if c == nil {
