@@ -204,14 +204,11 @@ func (l *ledger) next(e event) bool {
 	return e.box == l.boxes[e.address] && l.wants(e.address) && e.to > e.box.handled && e.from <= e.box.handled+1
 }
 
-// handled notes that everything up to an event has been handled. After a change of the epoch that says nothing of the
-// new numbers.
+// handled notes that everything up to an event has been handled. After a change of the epoch its mailbox is nobody's, and
+// that says nothing of the new numbers.
 func (l *ledger) handled(e event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if e.box != l.boxes[e.address] {
-		return
-	}
 	e.box.handled, e.box.read = e.to, max(e.box.read, e.to)
 	l.counted++
 	signal(l.due)

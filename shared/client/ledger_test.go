@@ -130,8 +130,14 @@ func TestASessionIsToldOnlyOfWhatItHasSent(t *testing.T) {
 	if acks, _ := saved(l); len(acks) != 0 {
 		t.Errorf("acknowledged %v, which the new session has not sent", acks)
 	}
+	if len(l.due) != 0 {
+		t.Error("something is due that can't be said")
+	}
 	if news, err := l.read(ev("user:alice", 3, 3)); news || err != nil {
 		t.Errorf("3 is news again, %v", err)
+	}
+	if len(l.due) != 1 {
+		t.Error("nobody is told that 3 may be acknowledged now")
 	}
 	if acks, _ := saved(l); acks["ack "] != 3 {
 		t.Errorf("acknowledged %v, want 3", acks)
@@ -158,6 +164,28 @@ func TestHelloNamesWhatIsWanted(t *testing.T) {
 	l.hello(&hello)
 	if want := map[string]uint64{"user:alice": 5, "topic:b": 2, "all": 3}; hello.Epoch != "e" || !maps.Equal(hello.Cursors, want) || !slices.Equal(hello.Topics, []string{"b"}) {
 		t.Errorf("hello %+v; want the cursors %v", hello, want)
+	}
+}
+
+// A hello's cursor is an acknowledgement: what was handled and not saved is not in it, and is acknowledged later.
+func TestHelloNamesWhatIsSaved(t *testing.T) {
+	l := newLedger(State{}, nil)
+	l.begin(welcome("e", map[string]uint64{"user:alice": 1}))
+	handle(t, l, "user:alice", 1)
+	saved(l)
+	handle(t, l, "user:alice", 2)
+	l.end()
+	var hello protocol.FromClient
+	l.hello(&hello)
+	if hello.Cursors["user:alice"] != 1 {
+		t.Errorf("hello %+v, saved is 1", hello)
+	}
+	l.begin(welcome("e", map[string]uint64{"user:alice": 2}))
+	if news, err := l.read(ev("user:alice", 2, 2)); news || err != nil {
+		t.Errorf("2 is news again, %v", err)
+	}
+	if acks, _ := saved(l); acks["ack "] != 2 {
+		t.Errorf("acknowledged %v, want 2", acks)
 	}
 }
 
