@@ -134,6 +134,7 @@ func (d *device) ack(seq uint64) {
 // next is the next object; heartbeats are answered on the way.
 func (d *device) next() object {
 	d.t.Helper()
+	late := time.After(patience)
 	for {
 		select {
 		case o, ok := <-d.objects:
@@ -145,7 +146,7 @@ func (d *device) next() object {
 				continue
 			}
 			return o
-		case <-time.After(patience):
+		case <-late:
 			d.t.Fatal("nothing came")
 		}
 	}
