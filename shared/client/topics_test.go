@@ -132,7 +132,7 @@ func TestSubscribeAndUnsubscribeWhileRunning(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.want(7)
-	l.offline()
+	_ = l.offline()
 	l.end()
 }
 
