@@ -31,13 +31,13 @@ export type Address = string;
 export type TokenReason = 'connect' | 'expired' | 'rejected';
 
 /**
- * What remembers how far this device has come; localStorage and React Native's AsyncStorage are such stores. A store that
- * throws or rejects is not asked again: the page goes on with its memory, and after a reload with what the server knows.
+ * What remembers how far this device has come; localStorage is one. A store that throws is not asked again: the page goes on
+ * with its memory, and after a reload with what the server knows.
  */
 export interface Store {
-  getItem(key: string): string | null | undefined | Promise<string | null | undefined>;
-  setItem(key: string, value: string): unknown;
-  removeItem?(key: string): unknown;
+  getItem(key: string): string | null | undefined;
+  setItem(key: string, value: string): void;
+  removeItem?(key: string): void;
 }
 
 export interface Options {
@@ -88,10 +88,10 @@ export interface Message<D = any, N extends string = string> {
   readonly contentType: string;
   /** The payload if it is JSON, else undefined. */
   readonly data: D;
-  /** The payload as text, exactly as it was published. */
-  readonly text: string;
-  /** The payload's bytes. */
-  readonly bytes: Uint8Array;
+  /** The payload exactly as it was published, where it came as text: JSON without line breaks. */
+  readonly text: string | undefined;
+  /** The payload's bytes, where it came as bytes: all the others. */
+  readonly bytes: Uint8Array<ArrayBuffer> | undefined;
   /** It was sent again by an operator, as a new message. */
   readonly again: boolean;
   /** It is of the class `live`: not stored, not numbered, not acknowledged. */
@@ -123,9 +123,9 @@ export interface Gap {
  */
 export interface Status {
   readonly state: 'connecting' | 'open' | 'waiting' | 'closed';
-  readonly retryAt?: number;
-  readonly code?: number;
-  readonly reason?: string;
+  readonly retryAt?: number | undefined;
+  readonly code?: number | undefined;
+  readonly reason?: string | undefined;
 }
 
 /** A handler has failed for the last time. With `onError: 'stop'` the message's ack() lets its mailbox go on. */
@@ -205,8 +205,8 @@ export interface Item {
   readonly to: Address;
   readonly first: number;
   readonly last: number;
-  readonly msg?: WireMessage;
-  readonly why?: string;
+  readonly msg?: WireMessage | undefined;
+  readonly why?: string | undefined;
 }
 
 /** What a Client is told, in order. */

@@ -1,0 +1,221 @@
+// What connect() returns: handlers, their retries, and the loop.
+
+import { WeftError } from './errors.js';
+import { messageOf } from './message.js';
+import type { Address, Events, Item, Link, Message, Options, Sink, Status, Weft } from './types.js';
+
+const RETRIES = 5; // after 1, 2, 4, 8 and 16 s
+
+/** What was registered with on or listen. */
+interface Listener {
+  call(what: any): unknown;
+  gone?: boolean;
+}
+
+type Listeners = Map<string, Set<Listener>>;
+
+/** What a page has of a mailbox. */
+interface Box {
+  seen: number; // everything up to here has been handed over
+  entries: Entry[]; // the last of it: not settled, or behind one that is not; in order
+  turn: Promise<void>; // settles with the last entry, where one waits for the other
+}
+
+interface Entry {
+  readonly last: number;
+  done: boolean;
+}
+
+/** A message on its way through its handlers. */
+interface Task {
+  readonly message: Message;
+  settled: boolean;
+  open: number; // handlers that have not settled
+}
+
+/** A message that a loop has not asked for yet, and what counts it as handled. */
+interface Unread {
+  readonly message: Message;
+  handled(): void;
+}
+
+/** Implements Weft on a Link. */
+export class Client implements Weft {
+  status: Status = { state: 'connecting' };
+  readonly #options: Options;
+  readonly #link: Link;
+  #boxes = new Map<Address, Box>();
+  #series = '';
+  readonly #handlers: Listeners = new Map(); // by message type, or *
+  readonly #listeners: Listeners = new Map(); // by event
+  readonly #topics: Set<string>;
+  readonly #unread: Unread[] = []; // what a loop that ended has left
+
+  constructor(options: Options, open: (sink: Sink) => Link) {
+    this.#options = options;
+    this.#topics = new Set(options.topics);
+    this.#link = open({
+      begin: (series, cursors) => this.#begin(series, cursors),
+      take: (items) => items.forEach((item) => this.#take(item)),
+      status: (status) => this.#emit('status', (this.status = status)),
+      error: (error) => this.#emit('error', error),
+    });
+    this.subscribe();
+  }
+
+  get device(): string {
+    return this.#link.device;
+  }
+
+  on(type: string, handler: (message: any) => unknown): () => void {
+    return add(this.#handlers, type, handler);
+  }
+
+  listen<E extends keyof Events>(event: E, listener: (what: Events[E]) => void): () => void {
+    return add(this.#listeners, event, listener);
+  }
+
+  async *messages(): AsyncGenerator<Message, void> {
+    const queue = this.#unread.splice(0);
+    let wake = () => {};
+    let taken: Unread | undefined;
+    const read = (message: Message) =>
+      new Promise<void>((handled) => {
+        queue.push({ message, handled });
+        wake();
+      });
+    const offs = [this.on('*', read), this.listen('status', () => wake())];
+    try {
+      while (!this.#over()) {
+        taken = queue.shift();
+        if (taken) yield taken.message;
+        else await new Promise<void>((resolve) => (wake = resolve));
+        taken?.handled();
+      }
+    } finally {
+      taken?.handled();
+      this.#unread.push(...queue);
+      for (const off of offs) off();
+    }
+  }
+
+  subscribe(...topics: string[]): Promise<void> {
+    for (const topic of topics) this.#topics.add(topic);
+    return this.#link.want([...this.#topics]);
+  }
+
+  unsubscribe(...topics: string[]): Promise<void> {
+    for (const topic of topics) this.#topics.delete(topic);
+    return this.subscribe();
+  }
+
+  close(): void {
+    this.#link.close();
+  }
+
+  // over says whether close() has been called; it throws when the server closed for good.
+  #over(): boolean {
+    const { state, code, reason = '' } = this.status;
+    if (state === 'closed' && code !== 1000) throw new WeftError(reason, reason, false, undefined, code);
+    return state === 'closed';
+  }
+
+  // begin forgets what is void. Where the server knows of more than we do, what we hold has been settled elsewhere.
+  #begin(series: string, cursors: Readonly<Record<Address, number>>): void {
+    if (series !== this.#series) this.#boxes.clear();
+    this.#series = series;
+    for (const [to, seen] of Object.entries(cursors)) {
+      if (!(seen <= this.#boxes.get(to)?.seen!)) this.#boxes.set(to, { seen, entries: [], turn: Promise.resolve() });
+    }
+  }
+
+  // take hands an item over, unless that has been done, and acknowledges when everything before it has settled, too.
+  #take(item: Item): void {
+    const { to, last } = item;
+    const box = this.#boxes.get(to);
+    if (!last || item.why === 'epoch') return this.#hand(item, () => {});
+    if (!box || last <= box.seen) return;
+    const first = Math.max(item.first, box.seen + 1);
+    const entry = { last, done: false };
+    box.seen = last;
+    box.entries.push(entry);
+    const hand = () =>
+      new Promise<void>((settled) => {
+        if (this.#boxes.get(to) !== box) return;
+        this.#hand({ ...item, first }, () => {
+          entry.done = true;
+          settled();
+          let upTo = 0;
+          while (box.entries[0]?.done) upTo = box.entries.shift()!.last;
+          if (upTo && this.#boxes.get(to) === box) this.#link.ack(to, upTo);
+        });
+      });
+    if (this.#options.onError === 'stop') box.turn = box.turn.then(hand);
+    else hand();
+  }
+
+  #hand(item: Item, done: () => void): void {
+    const { to, first, last, msg, why = '' } = item;
+    if (this.status.state === 'closed') return; // it comes again
+    if (!msg) {
+      this.#emit('gap', { to, first, last, why });
+      return done();
+    }
+    const handlers = [msg.type ?? '', '*'].flatMap((type) => [...(this.#handlers.get(type) ?? [])]);
+    const message = messageOf(item, () => {
+      if (!task.settled) done();
+      task.settled = true;
+    });
+    const task = { message, settled: false, open: handlers.length };
+    if (!handlers.length) done();
+    for (const handler of handlers) this.#call(handler, task, 0);
+  }
+
+  // call calls one handler. That it threw is no business of those that it was called by.
+  #call(handler: Listener, task: Task, tries: number): void {
+    const { message } = task;
+    const done = () => {
+      if (!--task.open && this.#options.ack !== 'manual') message.ack();
+    };
+    const fail = (error: unknown) => {
+      if (task.settled || this.status.state === 'closed') return;
+      if (tries < RETRIES && !message.live) {
+        setTimeout(() => task.settled || this.#call(handler, task, tries + 1), 1000 << tries);
+        return;
+      }
+      this.#emit('failed', { message, error });
+      if (this.#options.onError !== 'stop') message.ack();
+    };
+    let result: any;
+    try {
+      result = handler.gone || handler.call(message);
+    } catch (error) {
+      return fail(error);
+    }
+    if (result?.then) Promise.resolve(result).then(done, fail);
+    else done();
+  }
+
+  // emit tells what happened; what goes wrong and is listened to by nobody is shown on the console.
+  #emit<E extends keyof Events>(event: E, what: Events[E]): void {
+    const listeners = [...(this.#listeners.get(event) ?? [])];
+    if (!listeners.length && 'failed error'.includes(event)) console.error('weft', event, what);
+    for (const listener of listeners) {
+      try {
+        listener.call(what);
+      } catch (error) {
+        console.error(error);
+      }
+    }
+  }
+}
+
+function add(to: Listeners, name: string, call: Listener['call']): () => void {
+  const listener: Listener = { call };
+  const list = to.get(name) ?? new Set();
+  to.set(name, list.add(listener));
+  return () => {
+    listener.gone = true;
+    list.delete(listener);
+  };
+}

@@ -1,0 +1,451 @@
+// One WebSocket after another, and the acknowledgements that go over them.
+
+import { WeftError } from './errors.js';
+import type { Address, Item, Link, Options, Sink, Socket, SocketConstructor, Store, TokenReason } from './types.js';
+import { base64url, CLIENT, claims, decode, type FromServer, type Mailbox, PROTOCOL } from './wire.js';
+
+const ACK_AFTER = 50; // ms: acknowledgements of this long travel together
+const BACKOFF_LEAST = 250; // ms: the first pause is anything up to this
+const BACKOFF_MOST = 30_000; // ms
+const BUSY = 4; // the first pause after the server asked to back off is up to 250 ms * 2^4
+const FINE_AFTER = 5_000; // ms that a session must last for the next loss to count as the first
+const TOKEN_EARLY = 60_000; // ms before it expires at which a token is replaced, but at most a tenth of its life
+const PATIENCE = 10_000; // ms: for a token, then for the handshake, then for the welcome
+const PROBE = 5_000; // ms for an answer after the page woke up or the network came back
+const TIMER_MOST = 2 ** 31; // ms: what setTimeout can't count to
+
+const FATAL = [4400, 4403, 4409, 4413]; // the close codes after which nothing is tried again
+const PAGE = ['online', 'pagehide', 'visibilitychange'];
+const TOPIC = 'topic:';
+
+/** What is stored: how far a device has come in each mailbox. */
+interface State {
+  user: string; // whose cursors these are, by the last welcome
+  epoch: string; // of the archive that numbered the messages
+  cursors: Record<Address, number>;
+}
+
+/** A mailbox of the session: what comes next of it, and what the server was told. */
+interface Lane {
+  next: number;
+  acked: number;
+}
+
+/** What a Connection is made of: options that have been checked. */
+export interface Config {
+  readonly urls: readonly string[];
+  readonly token: Options['token'];
+  readonly device: string;
+  readonly store: Store | undefined;
+  readonly WebSocket: SocketConstructor;
+}
+
+interface Wish {
+  resolve(): void;
+  reject(error: Error): void;
+}
+
+type Timer = 'watch' | 'retry' | 'ack' | 'drain' | 'auth' | 'topics';
+
+/**
+ * The one that talks to the server. It begins at once, in a microtask. Every method may be called at any time; nothing
+ * comes to the sink from within one but the last status, from close.
+ */
+export class Connection implements Link {
+  readonly device: string;
+  readonly #config: Config;
+  readonly #sink: Sink;
+  #socket: Socket | null = null;
+  #timers: { [name in Timer]?: ReturnType<typeof setTimeout> } = {};
+  #turn = 0; // counts attempts, so that what an earlier one waited for is dropped
+  #at: number; // the URL that is used
+  #tries = 0; // since the last session that was fine
+  #ended: WeftError | undefined;
+
+  #store: Store | undefined; // until it fails
+  #key = ''; // of the state in it
+  #state: State = nothing();
+
+  #token = ''; // empty when another one is needed
+  #due = 0; // ms since 1970 at which it should be replaced
+  #reason: TokenReason = 'connect'; // why the next one is needed
+  #refused = false; // the last one was, and there was no welcome since
+  #voided = false; // the cursors were above the head, and there was no welcome since
+
+  #wanted: Address[] = []; // topics
+  #barred: Address[] = []; // topics that the token does not allow any more
+  #wishes: Wish[] = []; // that were not fulfilled yet
+
+  // Of the present session:
+  #lanes = new Map<Address, Lane>();
+  #own = ''; // the address of the user's own mailbox
+  #since = 0; // ms since 1970 of its welcome; 0 before
+  #heartbeat = 0; // ms
+  #asking = ''; // sub or unsub, until it is answered
+  #said: WeftError | undefined; // the last error object
+
+  constructor(config: Config, sink: Sink) {
+    this.#config = config;
+    this.#sink = sink;
+    this.device = config.device;
+    this.#at = Math.floor(Math.random() * config.urls.length);
+    this.#store = config.store;
+    this.#watch('add');
+    queueMicrotask(() => this.#open());
+  }
+
+  want(topics: readonly string[]): Promise<void> {
+    const promise = new Promise<void>((resolve, reject) => this.#wishes.push({ resolve, reject }));
+    promise.catch(() => {}); // no fault when nobody waits for it
+    this.#wanted = topics.map((topic) => TOPIC + topic).filter((to) => !this.#barred.includes(to));
+    this.#sync();
+    return promise;
+  }
+
+  ack(to: Address, seq: number): void {
+    if (this.#ended || seq <= this.#cursor(to)) return;
+    this.#state.cursors[to] = seq;
+    this.#save();
+    this.#flushSoon();
+  }
+
+  close(): void {
+    if (!this.#ended) this.#stop(1000, 'close');
+  }
+
+  // ---- from one socket to the next
+
+  async #open(): Promise<void> {
+    if (this.#ended) return;
+    this.#drop();
+    const turn = this.#turn;
+    const { urls, WebSocket } = this.#config;
+    this.#sink.status({ state: 'connecting' });
+    this.#wait(PATIENCE);
+    try {
+      const token = await this.#fresh();
+      if (turn !== this.#turn) return;
+      const { tenant, sub } = claims(token);
+      this.#load('weft:' + JSON.stringify([urls[0], tenant, sub, this.device]));
+      const socket = new WebSocket(urls[this.#at]!, [PROTOCOL, 'weft.bearer.' + base64url(token)]);
+      this.#socket = socket;
+      socket.onopen = () => this.#hello();
+      socket.onmessage = ({ data }) => this.#read(data);
+      socket.onclose = ({ code, reason }) => this.#lost(code, reason);
+      this.#wait(PATIENCE);
+    } catch (error) {
+      if (turn === this.#turn) this.#again(this.#tell(error));
+    }
+  }
+
+  // fresh is a token that is not due to be replaced.
+  async #fresh(): Promise<string> {
+    const { token } = this.#config;
+    if (!this.#token || Date.now() >= this.#due) {
+      const fresh = typeof token === 'string' ? token : await token(this.#token ? 'expired' : this.#reason);
+      const now = Date.now();
+      const left = claims(fresh).exp! * 1000 - now; // NaN when it does not say
+      if (fresh !== this.#token) this.#due = now + left - Math.min(TOKEN_EARLY, left / 10) || Infinity;
+      this.#token = fresh;
+    }
+    return this.#token;
+  }
+
+  // drop leaves the socket and everything that waits. The handlers go first: a dead path may take minutes to say that it
+  // is closed, and by then it must not speak for its successor.
+  #drop(code?: number): void {
+    const socket = this.#socket;
+    this.#flush();
+    Object.values(this.#timers).forEach(clearTimeout);
+    this.#timers = {};
+    if (this.#since && Date.now() - this.#since >= FINE_AFTER) this.#tries = 0;
+    this.#turn++;
+    this.#lanes.clear();
+    this.#since = 0;
+    this.#asking = '';
+    this.#said = undefined;
+    if (!socket) return;
+    this.#at = (this.#at + 1) % this.#config.urls.length;
+    this.#socket = socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.close(code);
+  }
+
+  #lost(code: number, reason: string): void {
+    const refused = this.#refused;
+    if (code === 4401) {
+      this.#token = '';
+      this.#refused = true;
+      this.#reason = refused ? 'rejected' : 'expired';
+      return this.#again(reason, code, !refused);
+    }
+    if (reason === 'cursor_ahead' && !this.#voided) {
+      this.#voided = true;
+      this.#state = nothing();
+      this.#sink.begin('', {});
+      return this.#again(reason, code, true);
+    }
+    if (FATAL.includes(code)) return this.#stop(code, reason);
+    if (code === 4429) this.#tries = Math.max(this.#tries, BUSY * this.#config.urls.length);
+    // Browsers do not tell why a handshake was refused: it may have been for the token.
+    if (!this.#since && this.#tries === 3) this.#token = '';
+    this.#again(reason, code);
+  }
+
+  // again connects after a random part of a limit that doubles when all nodes have failed; without a pause if the last session
+  // was fine and there is no need for one.
+  #again(reason: string, code?: number, atOnce = false): void {
+    this.#drop();
+    const limit = Math.min(BACKOFF_LEAST * 2 ** Math.floor(this.#tries / this.#config.urls.length), BACKOFF_MOST);
+    const pause = this.#tries++ || !atOnce ? Math.random() * limit : 0;
+    this.#set('retry', pause, () => this.#open());
+    this.#sink.status({ state: 'waiting', retryAt: Date.now() + pause, code, reason });
+  }
+
+  #stop(code: number, reason: string): void {
+    this.#ended = this.#said ?? new WeftError(reason, reason, false, undefined, code);
+    this.#drop(1000);
+    this.#watch('remove');
+    this.#sync();
+    this.#sink.status({ state: 'closed', code, reason });
+  }
+
+  #watch(what: 'add' | 'remove'): void {
+    for (const event of PAGE) globalThis[`${what}EventListener`]?.(event, this.#page);
+  }
+
+  // page acknowledges before the page goes or sleeps; when it wakes, or the network is back, nothing waits any longer.
+  #page = ({ type }: Event): void => {
+    if (type === 'pagehide' || (type !== 'online' && document.hidden)) this.#flush();
+    else if (this.#timers.retry) this.#open();
+    else if (this.#since) this.#probe(PROBE);
+  };
+
+  // ---- timers
+
+  #set(name: Timer, ms: number, then: () => void): void {
+    clearTimeout(this.#timers[name]);
+    this.#timers[name] = setTimeout(() => {
+      delete this.#timers[name];
+      then();
+    }, ms);
+  }
+
+  #wait(ms: number): void {
+    this.#set('watch', ms, () => this.#again('silent'));
+  }
+
+  // alive is called when the server has said something. After a heartbeat of silence it is asked, after two it is given up.
+  #alive(): void {
+    if (this.#since) this.#set('watch', this.#heartbeat, () => this.#probe(this.#heartbeat));
+  }
+
+  // probe asks the server for a sign of life. Steps, not clocks, are what counts: a page that slept reads first what waits for it.
+  #probe(ms: number): void {
+    this.#send({ t: 'ping' });
+    this.#wait(ms);
+  }
+
+  #send(...objects: object[]): void {
+    if (this.#socket?.readyState === 1) this.#socket.send(objects.map((o) => JSON.stringify(o)).join('\n'));
+  }
+
+  // tell passes on what went wrong, and returns it in words.
+  #tell(error: unknown): string {
+    this.#sink.error(error as Error);
+    return (error as Error).message;
+  }
+
+  // ---- the session
+
+  #hello(): void {
+    const { epoch, cursors } = this.#state;
+    this.#wait(PATIENCE);
+    this.#send({ t: 'hello', device: this.device, epoch, cursors, topics: this.#wanted.map(named), client: CLIENT });
+  }
+
+  #read(text: string): void {
+    const socket = this.#socket;
+    const items: Item[] = [];
+    this.#alive();
+    for (const line of text.split('\n')) {
+      if (this.#socket !== socket) break; // what we read made us leave
+      if (!line) continue;
+      const object = decode(line);
+      if (object.t === 'msg' || object.t === 'gap') this.#place(object, items);
+      else {
+        this.#sink.take(items.splice(0));
+        this.#control(object);
+      }
+    }
+    this.#sink.take(items);
+  }
+
+  // place adds a message or a gap to items, if it is new. A jump means that something was lost on the way here.
+  #place(object: FromServer, items: Item[]): void {
+    const { ch: to = this.#own, seq = 0, from: first = seq, to: last = seq, why } = object;
+    const lane = this.#lanes.get(to);
+    if (last) {
+      if (!lane) return; // still under way when we unsubscribed
+      if (first > lane.next) return this.#again(this.#tell(new WeftError('hole', `${to} ${lane.next} is missing`, true)));
+      lane.next = Math.max(lane.next, last + 1);
+      if (first <= this.#cursor(to)) this.#flushSoon();
+      if (last <= this.#cursor(to) && why !== 'epoch') return;
+    }
+    items.push({ to, first, last, why, msg: why ? undefined : object });
+  }
+
+  #control(object: FromServer): void {
+    switch (object.t) {
+      case 'ping':
+        return this.#send({ t: 'pong' });
+      case 'welcome':
+        return this.#welcome(object);
+      case 'sub':
+      case 'unsub':
+        return this.#subscribed(object);
+      case 'drain':
+        return this.#set('drain', Math.random() * object.within, () => this.#again('draining', 4503, true));
+      case 'error':
+        return this.#error(object);
+      // What this version does not know is left alone, so that servers can say more one day.
+    }
+  }
+
+  #welcome({ user, epoch, heartbeat, mailboxes }: FromServer): void {
+    this.#since = Date.now();
+    this.#heartbeat = heartbeat;
+    this.#refused = this.#voided = false;
+    this.#reason = 'connect';
+    this.#own = 'user:' + user;
+    this.#alive();
+    if (user !== this.#state.user || epoch !== this.#state.epoch) this.#state = nothing(user, epoch);
+    this.#renewLater();
+    this.#sink.status({ state: 'open' });
+    this.#enter(mailboxes);
+    this.#sync();
+  }
+
+  // enter takes up new mailboxes where the server begins, unless more of them has been handled: then what comes is dropped until
+  // that is reached. The cursors of mailboxes that are not wanted any more are the server's to remember.
+  #enter(mailboxes: Record<Address, Mailbox>): void {
+    const begin: Record<Address, number> = {};
+    for (const [to, { next }] of Object.entries(mailboxes)) {
+      begin[to] = this.#cursor(to);
+      if (this.#lanes.has(to)) continue;
+      this.#lanes.set(to, { next, acked: next - 1 });
+      begin[to] = Math.max(begin[to], next - 1);
+    }
+    this.#state.cursors = { ...begin };
+    this.#save();
+    this.#sink.begin(this.#own + ' ' + this.#state.epoch, begin);
+  }
+
+  #error(object: FromServer): void {
+    const { code, message, retry, field } = object;
+    this.#tell((this.#said = new WeftError(code, message, retry, field)));
+    // It may have been the answer to a sub.
+    if (!retry || !this.#since) return;
+    this.#asking = '';
+    this.#set('topics', PROBE, () => this.#sync());
+  }
+
+  // renewLater hands the server a fresh token before this one expires. When none is to be had the session ends with it.
+  #renewLater(): void {
+    const turn = this.#turn;
+    const due = this.#due;
+    const renew = async () => {
+      try {
+        const token = await this.#fresh();
+        if (turn !== this.#turn || due === this.#due) return;
+        this.#send({ t: 'auth', token });
+        this.#renewLater();
+      } catch (error) {
+        this.#tell(error);
+      }
+    };
+    const ms = due - Date.now();
+    if (ms > 0 && ms < TIMER_MOST) this.#set('auth', ms, renew);
+  }
+
+  // ---- topics
+
+  // sync tells the server what is wanted and what is not, one thing at a time, until it is as it should be.
+  #sync(): void {
+    if (this.#ended) for (const { reject } of this.#wishes.splice(0)) reject(this.#ended);
+    if (!this.#since || this.#asking) return;
+    const fresh = this.#wanted.filter((to) => !this.#lanes.has(to));
+    const left = [...this.#lanes.keys()].filter((to) => to.startsWith(TOPIC) && !this.#wanted.includes(to));
+    this.#flush();
+    this.#asking = fresh.length ? 'sub' : left.length ? 'unsub' : '';
+    if (this.#asking) this.#send({ t: this.#asking, topics: (fresh.length ? fresh : left).map(named) });
+    else for (const { resolve } of this.#wishes.splice(0)) resolve();
+  }
+
+  // subscribed takes the answer to sub or unsub. An unsub that nobody asked for tells what a fresh token does not allow.
+  #subscribed({ t, mailboxes }: FromServer): void {
+    for (const to of this.#lanes.keys()) {
+      if (to in mailboxes) continue;
+      this.#lanes.delete(to);
+      if (this.#asking === t) continue;
+      this.#barred.push(to);
+      this.#wanted = this.#wanted.filter((wanted) => wanted !== to);
+      this.#tell(new WeftError('forbidden', `${to} is not allowed any more`));
+    }
+    if (this.#asking === t) this.#asking = '';
+    this.#enter(mailboxes);
+    this.#sync();
+  }
+
+  // ---- cursors and acknowledgements
+
+  #cursor(to: Address): number {
+    return this.#state.cursors[to] ?? 0;
+  }
+
+  #load(key: string): void {
+    if (key === this.#key) return;
+    this.#key = key;
+    this.#state = nothing();
+    this.#stored((store) => Object.assign(this.#state, JSON.parse(store.getItem(key) || '{}')));
+  }
+
+  #save(): void {
+    this.#stored((store) => store.setItem(this.#key, JSON.stringify(this.#state)));
+  }
+
+  // stored does something with the store. One that fails is not asked again; what is left in it would fall behind and take the
+  // device back after a reload.
+  #stored(work: (store: Store) => unknown): void {
+    const store = this.#store;
+    try {
+      if (store) work(store);
+    } catch (error) {
+      this.#store = undefined;
+      this.#tell(error);
+      try {
+        store!.removeItem!(this.#key);
+      } catch {
+        // It stays.
+      }
+    }
+  }
+
+  #flushSoon(): void {
+    if (!this.#timers.ack) this.#set('ack', ACK_AFTER, () => this.#flush());
+  }
+
+  // flush acknowledges what has been handled, and nothing above what this session was sent, whatever an earlier one handled.
+  #flush(): void {
+    const acks = [];
+    for (const [ch, lane] of this.#lanes) {
+      const seq = Math.min(this.#cursor(ch), lane.next - 1);
+      if (seq > lane.acked) acks.push({ t: 'ack', seq: (lane.acked = seq), ch });
+    }
+    if (acks.length) this.#send(...acks);
+  }
+}
+
+const nothing = (user = '', epoch = ''): State => ({ user, epoch, cursors: {} });
+
+/** The name of a topic's address. */
+const named = (to: Address) => to.slice(TOPIC.length);

@@ -1,0 +1,49 @@
+// What a Client talks to: a Connection, or what the tabs of a browser share one by.
+
+import { type Config, Connection } from './connection.js';
+import type { Link, Options, Sink, SocketConstructor, Store } from './types.js';
+import { endpoint } from './wire.js';
+
+const DEVICE = 'weft:device';
+
+/** Makes a connection of its own. */
+export const connection = (config: Config, sink: Sink): Link => new Connection(config, sink);
+
+/** Opens a link. Throws a TypeError when the options can never work. */
+export function open(options: Options, sink: Sink): Link {
+  const { token, WebSocket = globalThis.WebSocket as SocketConstructor } = options;
+  const urls = [options.url].flat().map(endpoint);
+  if (!WebSocket) throw new TypeError('weft: no WebSocket');
+  const locks = globalThis.navigator?.locks;
+  let { store, device } = options;
+  const fresh = Math.random().toString(36).slice(2);
+  try {
+    // Without locks tabs can't share: each is a device of its own, and a reloaded one the same.
+    const local: Store = locks || !globalThis.sessionStorage ? localStorage : sessionStorage;
+    store ??= local;
+    if (!device && !(device = local.getItem(DEVICE)!)) local.setItem(DEVICE, (device = fresh));
+  } catch {
+    // There is none, or the page may not use it: then it is another device each time.
+  }
+  const config: Config = { urls, token, store, WebSocket, device: device || fresh };
+  if (!locks) return connection(config, sink);
+  let link: Link | undefined;
+  const loaded = import('./tabs.js')
+    .then(
+      ({ share }) => share(options, config, sink, connection),
+      () => connection({ ...config, device: options.device || fresh }, sink),
+    )
+    .then((made) => (link = made));
+  return {
+    get device() {
+      return (link ?? config).device;
+    },
+    want(topics) {
+      const served = loaded.then((link) => link.want(topics));
+      served.catch(() => {}); // whoever does not wait for it need not care
+      return served;
+    },
+    ack: (to, seq) => link!.ack(to, seq),
+    close: () => void loaded.then((link) => link.close()),
+  };
+}
