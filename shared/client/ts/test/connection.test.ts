@@ -11,6 +11,7 @@ let server: FakeServer;
 let page: ReturnType<typeof stubPage>;
 
 beforeEach(() => {
+  vi.spyOn(Math, 'random').mockReturnValue(0.5);
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date'], now: 1_000_000 });
   page = stubPage();
   server = new FakeServer();

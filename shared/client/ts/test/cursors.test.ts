@@ -9,6 +9,7 @@ let server: FakeServer;
 let local: MemoryStore;
 
 beforeEach(() => {
+  vi.spyOn(Math, 'random').mockReturnValue(0.5);
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date'] });
   local = new MemoryStore();
   stubPage(local);
@@ -18,6 +19,7 @@ beforeEach(() => {
 afterEach(() => {
   vi.useRealTimers();
   vi.unstubAllGlobals();
+  vi.restoreAllMocks();
 });
 
 const publish = (count: number, to?: string) => {
@@ -184,6 +186,7 @@ test('a store that fails is left, and what it held goes with it', async () => {
 });
 
 test.each(['getItem', 'setItem'] as const)('a page that may not use localStorage works without it (%s)', async (method) => {
+  vi.mocked(Math.random).mockRestore();
   const denied = new Error('denied');
   vi.spyOn(local, method).mockImplementation(() => {
     throw denied;
@@ -198,6 +201,7 @@ test.each(['getItem', 'setItem'] as const)('a page that may not use localStorage
 });
 
 test('a page without localStorage is a device of its own', async () => {
+  vi.mocked(Math.random).mockRestore();
   vi.stubGlobal('localStorage', undefined);
   const one = await client(server, { device: undefined as never });
   const two = await client(server, { device: undefined as never });
@@ -243,6 +247,7 @@ test('cursors belong to url, user and device', async () => {
 });
 
 test('the device is made up once, and given to the server', async () => {
+  vi.mocked(Math.random).mockRestore();
   const one = await client(server, { device: undefined as never });
   const two = await client(server, { device: undefined as never });
   expect(one.weft.device).toMatch(/^[a-z0-9]{8,}$/);

@@ -10,6 +10,7 @@ let server: FakeServer;
 let local: MemoryStore;
 
 beforeEach(() => {
+  vi.spyOn(Math, 'random').mockReturnValue(0.5);
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date'] });
   local = new MemoryStore();
   stubPage(local);
@@ -19,6 +20,7 @@ beforeEach(() => {
 afterEach(() => {
   vi.useRealTimers();
   vi.unstubAllGlobals();
+  vi.restoreAllMocks();
 });
 
 const publish = (count: number, to?: string) => {

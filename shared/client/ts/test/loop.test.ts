@@ -9,6 +9,7 @@ import { stubPage, turn } from './page.js';
 let server: FakeServer;
 
 beforeEach(() => {
+  vi.spyOn(Math, 'random').mockReturnValue(0.5);
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date'] });
   stubPage();
   server = new FakeServer({ window: 3 });
@@ -17,6 +18,7 @@ beforeEach(() => {
 afterEach(() => {
   vi.useRealTimers();
   vi.unstubAllGlobals();
+  vi.restoreAllMocks();
 });
 
 const begin = (options = {}) =>

@@ -8,6 +8,7 @@ import { client, gate, stubPage, turn } from './page.js';
 let server: FakeServer;
 
 beforeEach(() => {
+  vi.spyOn(Math, 'random').mockReturnValue(0.5);
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date'] });
   stubPage();
   server = new FakeServer();
@@ -16,6 +17,7 @@ beforeEach(() => {
 afterEach(() => {
   vi.useRealTimers();
   vi.unstubAllGlobals();
+  vi.restoreAllMocks();
 });
 
 const said = (t: string) => server.session.heard.filter((object) => object.t === t).map(({ topics }) => topics);
