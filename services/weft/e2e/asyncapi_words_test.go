@@ -6,6 +6,7 @@ import (
 	"go/parser"
 	"go/token"
 	"maps"
+	"path"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -134,6 +135,7 @@ func TestAsyncAPIHasTheWordsOfGo(t *testing.T) {
 			told = append(told, t["const"].(string))
 		}
 	}
+	told = append(told, path.Base(d.at("channels", "sse", "messages")["close"].(map[string]any)["$ref"].(string))) // a kind of event, told apart by that
 	both(t, "values of t", declarations(t, "shared/protocol", func(name, _ string) bool {
 		return len(name) > 1 && name[0] == 'T' && name[1] >= 'A' && name[1] <= 'Z'
 	}), told)
@@ -163,12 +165,14 @@ func TestAsyncAPIHasTheMembersOfGo(t *testing.T) {
 		"welcome": reflect.TypeFor[protocol.Welcome](), "gap": reflect.TypeFor[protocol.Gap](), "drain": reflect.TypeFor[protocol.Drain](),
 		"error": reflect.TypeFor[protocol.Error](), "ping": reflect.TypeFor[protocol.Beat](), "pong": reflect.TypeFor[protocol.Beat](),
 		"subscribed": reflect.TypeFor[protocol.Subscribed](), "unsubscribed": reflect.TypeFor[protocol.Subscribed](),
+		"close": reflect.TypeFor[protocol.Close](), "position": reflect.TypeFor[protocol.Ack](),
 		"problem": reflect.TypeFor[problem.Problem](), "receipt": reflect.TypeFor[message.Receipt](),
 	} {
 		both(t, "members of "+schema, members(of), properties(schema))
 	}
 	// The payload is not decoded with the rest, so Msg does not have it.
 	both(t, "members of msg", append(members(reflect.TypeFor[protocol.Msg]()), "data"), properties("msg"))
+	both(t, "what servers say", append(members(reflect.TypeFor[protocol.FromServer]()), "data"), properties("welcome", "msg", "gap", "subscribed", "unsubscribed", "drain", "error", "ping", "pong"))
 	both(t, "what clients say", members(reflect.TypeFor[protocol.FromClient]()), properties("hello", "auth", "ack", "sub", "unsub", "ping", "pong"))
 	both(t, "members of post", tags(t, "services/collect", "post"), properties("post"))
 }
