@@ -3,6 +3,7 @@ package push
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"sync"
 	"time"
 
@@ -137,6 +138,17 @@ func (a *acknowledger) flush(ctx context.Context, all bool) {
 		}
 		batch = batch[n:]
 	}
+}
+
+// record hands cursors over at once, and returns when that is durable: nobody else holds them.
+func (a *acknowledger) record(ctx context.Context, cursors []ackedCursor) error {
+	for part := range slices.Chunk(cursors, ackBatch) {
+		a.raise(ctx, part)
+		if err := a.hand(ctx, part); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 type ackedCursor struct {

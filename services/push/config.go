@@ -8,7 +8,7 @@ import (
 
 // Config is what a push node can be told. Zero values are not defaults: use DefaultConfig or Flags.
 type Config struct {
-	Listen    string        // address of the HTTP server: WebSockets and the demo page
+	Listen    string        // address of the HTTP server: WebSockets, Server-Sent Events, gRPC and the demo page
 	Redis     string        // URL of Redis
 	Window    int           // most bytes that a session may leave unacknowledged; one message is always admitted
 	Heartbeat time.Duration // a session silent for one is pinged, for two is closed
@@ -28,7 +28,7 @@ func DefaultConfig() Config {
 
 // Flags registers the fields and sets their defaults.
 func (c *Config) Flags(fs *flag.FlagSet) {
-	fs.StringVar(&c.Listen, "listen", "127.0.0.1:8080", "listen `address` for WebSockets")
+	fs.StringVar(&c.Listen, "listen", "127.0.0.1:8080", "listen `address` of the doors for clients")
 	fs.StringVar(&c.Redis, "redis", "redis://127.0.0.1:6379/0", "Redis `URL`")
 	fs.IntVar(&c.Window, "window", 256<<10, "most unacknowledged `bytes` of a session")
 	fs.DurationVar(&c.Heartbeat, "heartbeat", 20*time.Second, "a session silent for one is pinged, for two is closed")

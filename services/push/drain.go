@@ -2,9 +2,7 @@ package push
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/weftpush/weft/shared/problem"
@@ -68,15 +66,6 @@ func (s *session) sayDrain() {
 		within := max(until-time.Now().UnixMilli(), 0)
 		s.sayLocked(object(protocol.Drain{T: protocol.TDrain, Within: within}))
 	}
-}
-
-// refuseHTTP answers a request that gets no WebSocket.
-func refuseHTTP(w http.ResponseWriter, p *problem.Problem) {
-	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("Retry-After", "1")
-	w.WriteHeader(p.Status())
-	_ = json.NewEncoder(w).Encode(p) // fails when the client is gone
 }
 
 // leaving is what a client is told that comes to a node which goes away.

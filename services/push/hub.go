@@ -114,6 +114,24 @@ func (h *hub) holds(to subject.Address) bool {
 	return s.mailboxes[to] != nil
 }
 
+// session finds the session of a device, which has joined with its user's mailbox; of two, one that is replaced just now,
+// the later one.
+func (h *hub) session(user subject.Address, device string) (found *session) {
+	s := h.shard(user)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	m := s.mailboxes[user]
+	if m == nil {
+		return nil
+	}
+	for l := range m.lanes {
+		if l.session.user == user && l.session.device == device && (found == nil || l.session.id > found.id) {
+			found = l.session
+		}
+	}
+	return found
+}
+
 // spread gives a page of a shared address to every session that waits for it.
 func (h *hub) spread(to subject.Address, items []item, head uint64) {
 	s := h.shard(to)

@@ -9,6 +9,8 @@ import (
 
 	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/node"
+	"github.com/weftpush/weft/shared/problem"
+	"github.com/weftpush/weft/shared/rpc"
 	"github.com/weftpush/weft/shared/subject"
 )
 
@@ -93,6 +95,11 @@ func (n *Service) takeOrder(msg *nats.Msg) {
 		n.sweepSoon()
 	case node.Replaced:
 		n.replace(order.Session, order.By)
+	case node.Ack:
+		if err := n.ackHere(order.Session, order.Acks); err != nil {
+			n.refuse(msg, problem.From(err))
+			return
+		}
 	default:
 		n.faults.Note("obey an order", fmt.Errorf("unknown order %q", order.Op))
 		return
@@ -104,6 +111,13 @@ func (n *Service) takeOrder(msg *nats.Msg) {
 func (n *Service) replace(id, by string) {
 	if s := n.session(id); s != nil {
 		s.replaced(by)
+	}
+}
+
+// refuse answers that an order can't be obeyed.
+func (n *Service) refuse(msg *nats.Msg, p *problem.Problem) {
+	if err := msg.RespondMsg(rpc.Refusal(p)); err != nil {
+		n.faults.Note("answer on "+msg.Subject, err)
 	}
 }
 

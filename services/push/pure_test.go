@@ -143,7 +143,7 @@ func (b *bench) session(device string, cursors map[subject.Address]uint64) (*ses
 		s.lanes = append(s.lanes, l)
 	}
 	b.node.admit(s)
-	s.begin(s.lanes, protocol.FromClient{}, func(map[string]protocol.Mailbox) any { return protocol.Beat{T: protocol.TWelcome} })
+	must(b.t, s.begin(s.lanes, protocol.FromClient{}, func(map[string]protocol.Mailbox) any { return protocol.Beat{T: protocol.TWelcome} }))
 	b.settle()
 	if got := p.take(); len(got) != 1 || got[0].T != protocol.TWelcome {
 		b.t.Fatalf("%v instead of a welcome", got)

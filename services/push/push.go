@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -105,7 +104,8 @@ func (n *Service) Run(ctx context.Context) error {
 	n.acks = newAcknowledger(n.id, n.epoch, js, n.table, n.faults)
 
 	// Before anything starts: the node is ready only when clients can connect.
-	if n.listener, err = service.Listen("listen", n.cfg.Listen); err != nil {
+	n.listener, err = service.Listen("listen", n.cfg.Listen) //nolint:contextcheck // a bind on an address of ours does not wait
+	if err != nil {
 		return fmt.Errorf("push: %w", err)
 	}
 	stop, err := n.subscribe()
@@ -207,17 +207,4 @@ func (n *Service) watch(ctx context.Context) error {
 			}
 		}
 	}
-}
-
-// handler serves WebSockets and, if told to, the demo. Connections live until ctx ends, not with their request.
-func (n *Service) handler(ctx context.Context) http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("GET "+protocol.Path, n.acceptor(ctx))
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = fmt.Fprintf(w, "A push node of Weft. WebSockets: %s, subprotocol %s. The demo, where it is on: /demo\n", protocol.Path, protocol.Name)
-	})
-	if n.cfg.Demo {
-		n.serveDemo(mux)
-	}
-	return mux
 }

@@ -227,23 +227,64 @@ func (s *session) turn() (batch [][]byte, ask uint32, end *ending) {
 func (s *session) ack(ch string, seq uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	l, why := s.acknowledged(ch, seq)
+	switch {
+	case why == nil:
+		s.raise(l, seq)
+		return nil
+	case why.Code == problem.NotSubscribed && strings.HasPrefix(ch, string(subject.Topic)+":"):
+		s.sayLocked(object(protocol.Error{T: protocol.TError, Problem: *why}))
+		return nil
+	}
+	return why
+}
+
+// ackAll handles acknowledgements that come beside the session: all, or after an error none of them.
+func (s *session) ackAll(acks []protocol.Ack) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.begun {
+		return problem.New(problem.Unavailable, "a new session of the device %q is just opening; try again in a moment", s.device)
+	}
+	for _, a := range acks {
+		if _, why := s.acknowledged(a.Ch, a.Seq); why != nil {
+			return why
+		}
+	}
+	for _, a := range acks {
+		s.raise(s.lane(a.Ch), a.Seq)
+	}
+	return nil
+}
+
+// acknowledged is the lane of an acknowledgement that can be taken.
+func (s *session) acknowledged(ch string, seq uint64) (*lane, *problem.Problem) {
 	l := s.lane(ch)
 	switch {
 	case l == nil || l.next == 0:
-		why := problem.New(problem.NotSubscribed, "this session does not have the address %q", ch).In("ch")
-		if !strings.HasPrefix(ch, string(subject.Topic)+":") {
-			return why
-		}
-		s.sayLocked(object(protocol.Error{T: protocol.TError, Problem: *why}))
-		return nil
+		return nil, problem.New(problem.NotSubscribed, "this session does not have the address %q", ch).In("ch")
 	case seq >= l.next:
-		return problem.New(problem.AckAhead, "sequence %d of %s was acknowledged, but only %d were sent", seq, l.to, l.next-1).In("seq")
-	case seq <= l.acked:
-		return nil
+		return nil, problem.New(problem.AckAhead, "sequence %d of %s was acknowledged, but only %d were sent", seq, l.to, l.next-1).In("seq")
 	}
-	s.node.acks.add(s.user, s.device, l.to, seq)
-	s.free(l.ack(seq))
-	return nil
+	return l, nil
+}
+
+// raise raises the cursor of a lane, unless it is there already.
+func (s *session) raise(l *lane, seq uint64) {
+	if seq > l.acked {
+		s.node.acks.add(s.user, s.device, l.to, seq)
+		s.free(l.ack(seq))
+	}
+}
+
+// settled says whether the device's next session begins behind seq of an address by itself: it was acknowledged, and that
+// was handed over.
+func (s *session) settled(ch string, seq uint64) bool {
+	s.mu.Lock()
+	l := s.lane(ch)
+	acked := l != nil && l.acked >= seq
+	s.mu.Unlock()
+	return acked && len(s.node.acks.waiting(s.user, s.device, []subject.Address{l.to})) == 0
 }
 
 // free gives room in the window back, to any lane that waits for some.

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -68,7 +67,7 @@ func (n *Service) acceptor(ctx context.Context) http.Handler {
 		}
 		began, token := time.Now(), bearer(r)
 		if err := n.arrive(); err != nil {
-			refuseHTTP(w, problem.From(err))
+			refuseHTTP(w, err)
 			return
 		}
 		conn, err := upgrader.Upgrade(w, r, nil)
@@ -80,20 +79,9 @@ func (n *Service) acceptor(ctx context.Context) http.Handler {
 	})
 }
 
-// mayConnect says whether the page that asks may connect. Programs send no Origin; they need a token like everybody,
-// which no browser adds by itself, so a missing Origin gives nothing away.
-func (n *Service) mayConnect(r *http.Request) bool {
-	origin := r.Header.Get("Origin")
-	if origin == "" || n.cfg.Origins == "*" {
-		return true
-	}
-	u, err := url.Parse(origin)
-	return err == nil && (strings.EqualFold(u.Host, r.Host) || slices.Contains(strings.Split(n.cfg.Origins, ","), origin))
-}
-
 // bearer is the token of a request, from its Authorization header or, from browsers, its subprotocols.
 func bearer(r *http.Request) string {
-	if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
+	if token := authorization(r.Header); token != "" {
 		return token
 	}
 	for _, p := range websocket.Subprotocols(r) {

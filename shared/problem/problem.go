@@ -53,6 +53,9 @@ var statuses = map[Code]int{
 	Conflict: http.StatusConflict, Unauthorized: http.StatusUnauthorized, TokenExpired: http.StatusUnauthorized,
 	Forbidden: http.StatusForbidden, NotFound: http.StatusNotFound, Unavailable: http.StatusServiceUnavailable, Busy: http.StatusTooManyRequests,
 	Draining: http.StatusServiceUnavailable, Poison: http.StatusUnprocessableEntity,
+	BadFrame: http.StatusBadRequest, UnknownFrame: http.StatusBadRequest, NotUTF8: http.StatusBadRequest, HelloExpected: http.StatusBadRequest,
+	AckAhead: http.StatusConflict, CursorAhead: http.StatusConflict, NotSubscribed: http.StatusConflict, Replaced: http.StatusConflict,
+	TooSlow: http.StatusRequestTimeout, Silent: http.StatusRequestTimeout,
 }
 
 // Problem is an error that may leave the process. It travels as the JSON object {code, message, field, retry}.

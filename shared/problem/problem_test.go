@@ -43,6 +43,8 @@ func TestRetryAndStatus(t *testing.T) {
 		problem.Busy:          {http.StatusTooManyRequests, true},
 		problem.Poison:        {http.StatusUnprocessableEntity, false},
 		problem.Draining:      {http.StatusServiceUnavailable, true},
+		problem.AckAhead:      {http.StatusConflict, false},
+		problem.BadFrame:      {http.StatusBadRequest, false},
 		problem.InternalFault: {http.StatusInternalServerError, false},
 	} {
 		if p := problem.New(code, "x"); p.Status() != want.status || p.Retry != want.retry {

@@ -17,9 +17,11 @@ const (
 	Name = "weft.v1.json"
 	// BearerPrefix begins the second subprotocol by which a browser sends its token: base64url without padding.
 	BearerPrefix = "weft.bearer."
-	// Path is where push serves WebSockets, PathSSE Server-Sent Events, and PathAck what those acknowledge.
-	Path    = "/v1/ws"
+	// Path is where push serves WebSockets.
+	Path = "/v1/ws"
+	// PathSSE is where it serves Server-Sent Events.
 	PathSSE = "/v1/sse"
+	// PathAck is where their clients acknowledge.
 	PathAck = "/v1/ack"
 )
 

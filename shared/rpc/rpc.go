@@ -25,14 +25,22 @@ func Send(ctx context.Context, nc *nats.Conn, request *nats.Msg) (*nats.Msg, err
 	case err != nil:
 		return nil, problem.New(problem.Unavailable, "%s did not answer (%v); try again in a moment", request.Subject, err)
 	}
+	if err := Refused(reply); err != nil {
+		return nil, err
+	}
+	return reply, nil
+}
+
+// Refused is the *problem.Problem that an answer says, nil if it says none.
+func Refused(reply *nats.Msg) error {
 	if reply.Header.Get(micro.ErrorCodeHeader) == "" {
-		return reply, nil
+		return nil
 	}
 	refusal := new(problem.Problem)
 	if err := json.Unmarshal(reply.Data, refusal); err != nil || refusal.Code == "" {
-		return nil, problem.New(problem.InternalFault, "%s failed: %s", request.Subject, reply.Header.Get(micro.ErrorHeader))
+		return problem.New(problem.InternalFault, "the request failed: %s", reply.Header.Get(micro.ErrorHeader))
 	}
-	return nil, refusal
+	return refusal
 }
 
 // SendJSON sends question as JSON and returns the answer's message. Errors are those of Send.
