@@ -301,6 +301,7 @@ func TestStreamNamesTheFirstThatFailed(t *testing.T) {
 		under[a.ID] = a
 	}
 	under["2"].refused(problem.Conflict)
+	c.eventually("bob's is let go", func() bool { return len(c.service.streamed) == 2 })
 	under["0"].archived()
 	third := o.next(t) // it was read before the one that failed, so it is tried
 	third.refused(problem.Unavailable)

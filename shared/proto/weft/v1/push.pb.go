@@ -674,7 +674,8 @@ type ConnectResponse_Unsub struct {
 }
 
 type ConnectResponse_Error struct {
-	// What the client asked last was refused; the session goes on.
+	// What was wrong. What the client asked was refused, or could not be done now, and the session goes on; or it was
+	// fatal, and the stream ends with the same Problem.
 	Error *Problem `protobuf:"bytes,9,opt,name=error,proto3,oneof"`
 }
 
@@ -1379,7 +1380,7 @@ type AcknowledgeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The device, as Welcome named it. May be empty if the token fixes it.
 	Device string `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
-	// What was handled. They are taken in order; at the first that is refused the others are not tried.
+	// What was handled: at least one mailbox. After an error none of them was taken.
 	Acks          []*Ack `protobuf:"bytes,2,rep,name=acks,proto3" json:"acks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
