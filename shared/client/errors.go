@@ -33,7 +33,7 @@ var (
 	ErrProtocol = errors.New("client: the server broke the protocol")
 	// ErrStore is the error of a Store that failed. Run ends with it: nothing is acknowledged that is not kept.
 	ErrStore = errors.New("client: the store of the cursors failed")
-	// ErrEnded is the answer to a change of topics when Run has ended before it was confirmed.
+	// ErrEnded is the error of a second Run, and of a change of topics that was not confirmed before Run ended.
 	ErrEnded = errors.New("client: the subscriber has ended")
 
 	// errLeft is a loop that was left.

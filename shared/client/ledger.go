@@ -130,19 +130,6 @@ func (l *ledger) have(mailboxes map[string]protocol.Mailbox) {
 		}
 	}
 	l.settle()
-	if l.unsaid() {
-		signal(l.due)
-	}
-}
-
-// unsaid says whether there is something to acknowledge.
-func (l *ledger) unsaid() bool {
-	for _, box := range l.boxes {
-		if box.open && min(box.handled, box.sent) > box.said {
-			return true
-		}
-	}
-	return false
 }
 
 // end notes that there is no session.

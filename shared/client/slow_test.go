@@ -281,6 +281,9 @@ func TestAPanicInTheHandlerLeavesNothingBehind(t *testing.T) {
 		if err := s.Subscribe(t.Context(), "news"); !errors.Is(err, ErrEnded) {
 			t.Errorf("Run has ended, and Subscribe says %v", err)
 		}
+		if err := s.Run(t.Context(), nil); !errors.Is(err, ErrEnded) {
+			t.Errorf("a second Run: %v", err)
+		}
 	}()
 	_ = s.Run(t.Context(), func(context.Context, Message) error { panic("oops") })
 }

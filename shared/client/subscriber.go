@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weftpush/weft/shared/protocol"
@@ -39,7 +40,7 @@ type Options struct {
 	// device has acknowledged, and allows it one connection.
 	Device  string
 	Topics  []string // to subscribe to from the beginning, without `topic:`; see Subscribe
-	Cursors Store    // Memory when nil
+	Cursors Store    // Memory when nil; see File
 	Log     *slog.Logger
 	// NetDial opens the network connections, for programs that have to say how; a net.Dialer when nil.
 	NetDial func(ctx context.Context, network, address string) (net.Conn, error)
@@ -65,6 +66,7 @@ type Subscriber struct {
 	ledger  *ledger
 	events  chan event    // read and not yet handled, in order
 	turn    chan struct{} // has a place for the one change of topics that is under way
+	ran     atomic.Bool   // Run was called
 	over    chan struct{} // closed when Run has ended
 	calling sync.Mutex    // serialises callbacks
 	saving  sync.Mutex    // serialises the store
@@ -149,8 +151,12 @@ func (s *Subscriber) Close() {
 // connecting again is pointless: a *Closed with a fatal code, or ErrStore. A refused token is not: the next one may do.
 //
 // The handler is called by the goroutine that calls Run. Others read, acknowledge, save and reconnect meanwhile: a slow
-// handler costs no connection, and the loss of a connection no message. All have ended when Run returns.
+// handler costs no connection, and the loss of a connection no message. All have ended when Run returns. A second Run is
+// ErrEnded: Dial anew.
 func (s *Subscriber) Run(ctx context.Context, handler Handler) (err error) {
+	if s.ran.Swap(true) {
+		return ErrEnded
+	}
 	ctx, stop := context.WithCancel(ctx)
 	// The connection outlives ctx until the handler has returned and what it did is acknowledged.
 	line, hangUp := context.WithCancel(context.WithoutCancel(ctx))
