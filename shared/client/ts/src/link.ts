@@ -1,13 +1,16 @@
 // What a Client talks to: a Connection, or what the tabs of a browser share one by.
 
 import { type Config, Connection } from './connection.js';
+import { WeftError } from './errors.js';
 import type { Link, Options, Sink, SocketConstructor, Store } from './types.js';
-import { endpoint } from './wire.js';
+import { claims, endpoint } from './wire.js';
 
 const DEVICE = 'weft:device';
 
-/** Makes a connection of its own. */
-export const connection = (config: Config, sink: Sink): Link => new Connection(config, sink);
+/** What tabs.ts needs of this part; it is handed over, since what both imported would be a file of its own, loaded first. */
+const core = { connect: (config: Config, sink: Sink): Link => new Connection(config, sink), claims, WeftError };
+
+export type Core = typeof core;
 
 /** Opens a link. Throws a TypeError when the options can never work. */
 export function open(options: Options, sink: Sink): Link {
@@ -26,12 +29,12 @@ export function open(options: Options, sink: Sink): Link {
     // There is none, or the page may not use it: then it is another device each time.
   }
   const config: Config = { urls, token, store, WebSocket, device: device || fresh };
-  if (!locks) return connection(config, sink);
+  if (!locks) return core.connect(config, sink);
   let link: Link | undefined;
   const loaded = import('./tabs.js')
     .then(
-      ({ share }) => share(options, config, sink, connection),
-      () => connection({ ...config, device: options.device || fresh }, sink),
+      ({ share }) => share(options, config, sink, core),
+      () => core.connect({ ...config, device: options.device || fresh }, sink),
     )
     .then((made) => (link = made));
   return {

@@ -1,6 +1,5 @@
 // The tab that leads: what stands between its Connection and all tabs, itself among them.
 
-import { WeftError } from './errors.js';
 import { after, type Cursors, has, MISSES, type Order, type Report } from './tabs-words.js';
 import type { Address, Item, Link, Sink, Status } from './types.js';
 
@@ -284,5 +283,5 @@ export function raise(map: Map<Address, number>, to: Cursors): void {
 // An error loses its members on a BroadcastChannel, so that it travels as plain data.
 function pack(error: Error): unknown {
   const { name, message } = error;
-  return error instanceof WeftError ? { ...error, name, message } : { name, message };
+  return name === 'WeftError' ? { ...error, name, message } : { name, message };
 }

@@ -1,6 +1,6 @@
 // A tab that shares its connection.
 
-import { WeftError } from './errors.js';
+import type { Core } from './link.js';
 import { Leader, raise, type Seat } from './tabs-leader.js';
 import { after, BEAT, type Cursors, has, MISSES, type Order, type Report } from './tabs-words.js';
 import type { Address, Item, Link, Sink, Status } from './types.js';
@@ -26,6 +26,7 @@ export interface Sharing {
   /** Tabs with the same name share: it says which server, which user and which device. */
   readonly name: string;
   readonly device: string;
+  readonly core: Pick<Core, 'WeftError'>;
   /** Makes the connection, when this tab leads. */
   open(sink: Sink): Link;
 }
@@ -133,7 +134,7 @@ export class Tab implements Link {
       if (this.#leader && this.#leader.term < order.term) this.#yield();
       this.#join();
     } else if (order.t === 'status') this.#status(order.status);
-    else if (order.t === 'error') this.#sink.error(unpack(order.error));
+    else if (order.t === 'error') this.#sink.error(this.#unpack(order.error));
     else if (order.t === 'ask') this.#tell({ t: 'here' });
     else if (order.t === 'begin') this.#begin(order.series, order.cursors);
     else if (order.t === 'items') this.#take(order.items);
@@ -212,9 +213,14 @@ export class Tab implements Link {
     if (this.#closed) return;
     this.#closed = true;
     this.#queue.abort();
-    const why = new WeftError(status.reason ?? 'closed', 'the connection was closed for good', false, undefined, status.code);
+    const why = new this.#sharing.core.WeftError(status.reason ?? 'closed', 'the connection was closed for good', false, undefined, status.code);
     for (const wish of this.#wishes) wish.reject(why);
     this.#sink.status(status);
+  }
+
+  #unpack({ name, message, code, retry, field, close }: any): Error {
+    if (name === 'WeftError') return new this.#sharing.core.WeftError(code, message, retry, field, close);
+    return Object.assign(new Error(message), { name });
   }
 
   // ---- leading
@@ -355,9 +361,3 @@ export class Tab implements Link {
 
 // A report before it says who reports.
 type Said<T = Report> = T extends unknown ? Omit<T, 'from'> : never;
-
-function unpack(error: any): Error {
-  const { name, message, code, retry, field, close } = error;
-  if (name === 'WeftError') return new WeftError(code, message, retry, field, close);
-  return Object.assign(new Error(message), { name });
-}

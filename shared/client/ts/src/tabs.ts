@@ -20,10 +20,9 @@
 //   unanswered loses the lock to one who asked. Browsers may stretch the 5 s of a hidden tab to a minute.
 
 import type { Config } from './connection.js';
-import { WeftError } from './errors.js';
+import type { Core } from './link.js';
 import { type Scope, Tab } from './tabs-member.js';
 import type { Link, Options, Sink } from './types.js';
-import { claims } from './wire.js';
 
 const DEVICE = 'weft:device';
 const TOKEN_MOST = 30_000; // ms for token(), and what a token has to be good for
@@ -32,30 +31,27 @@ const BACKOFF_MOST = 30_000; // ms
 
 type Source = Exclude<Options['token'], string>;
 
-/** Makes a connection. */
-export type Connect = (config: Config, sink: Sink) => Link;
-
 /** The link of a tab in a browser that has locks. With `shared: false` it is a connection of this tab alone. */
-export function share(options: Options, config: Config, sink: Sink, connect: Connect, scope: Scope = browser()): Link {
-  const opening = new Opening(config.device, sink);
-  void open(options, config, opening, connect, scope).then(
+export function share(options: Options, config: Config, sink: Sink, core: Core, scope: Scope = browser()): Link {
+  const opening = new Opening(config.device, sink, core);
+  void open(options, config, opening, scope).then(
     (link) => opening.open(link),
-    () => opening.open(connect(config, sink)), // the page may not use locks
+    () => opening.open(core.connect(config, sink)), // the page may not use locks
   );
   return opening;
 }
 
 // open makes the link of an opening; nothing when that was closed.
-async function open(options: Options, config: Config, opening: Opening, connect: Connect, scope: Scope): Promise<Link | undefined> {
-  const { sink } = opening;
+async function open(options: Options, config: Config, opening: Opening, scope: Scope): Promise<Link | undefined> {
+  const { sink, core } = opening;
   await scope.locks.query();
-  if (options.shared === false) return options.device ? connect(config, sink) : own(config, opening, connect, scope);
+  if (options.shared === false) return options.device ? core.connect(config, sink) : own(config, opening, scope);
   const known = await identify(config.token, opening);
   if (!known) return undefined;
-  if (!known.who) return own(config, opening, connect, scope); // nobody can tell which tabs may see the same
+  if (!known.who) return own(config, opening, scope); // nobody can tell which tabs may see the same
   const name = 'weft:' + JSON.stringify([config.urls[0], known.who, config.device]);
   const { token } = known;
-  return new Tab({ name, device: config.device, open: (leader) => connect({ ...config, token }, leader) }, sink, scope);
+  return new Tab({ name, device: config.device, core, open: (leader) => core.connect({ ...config, token }, leader) }, sink, scope);
 }
 
 /** A link before it is known what it will be. */
@@ -69,6 +65,7 @@ class Opening implements Link {
   constructor(
     device: string,
     readonly sink: Sink,
+    readonly core: Core,
   ) {
     this.device = device;
   }
@@ -97,14 +94,14 @@ class Opening implements Link {
     if (this.#link) return this.#link.close();
     if (this.closed) return;
     this.closed = true;
-    for (const { reject } of this.#wishes) reject(new WeftError('close', 'the connection was closed', false, undefined, 1000));
+    for (const { reject } of this.#wishes) reject(new this.core.WeftError('close', 'the connection was closed', false, undefined, 1000));
     this.sink.status({ state: 'closed', code: 1000, reason: 'close' });
   }
 }
 
 // own is a connection with a device that no other tab has: the one that this tab had before it was reloaded, unless this is a
 // copy of a tab that lives.
-async function own(config: Config, opening: Opening, connect: Connect, { locks, session }: Scope): Promise<Link | undefined> {
+async function own(config: Config, opening: Opening, { locks, session }: Scope): Promise<Link | undefined> {
   let release = () => {};
   const hold = (device: string) =>
     new Promise<boolean>((held) => {
@@ -120,7 +117,7 @@ async function own(config: Config, opening: Opening, connect: Connect, { locks, 
     await hold(device);
   }
   if (opening.closed) return void release();
-  const link = connect({ ...config, device, store: session ?? config.store }, opening.sink);
+  const link = opening.core.connect({ ...config, device, store: session ?? config.store }, opening.sink);
   return {
     device,
     want: (topics) => link.want(topics),
@@ -135,11 +132,11 @@ async function own(config: Config, opening: Opening, connect: Connect, { locks, 
 // identify asks for a token until there is one, and whose it is by its own words. It returns what the connection is to use if
 // this tab leads; nothing when the opening was closed.
 async function identify(source: Options['token'], opening: Opening): Promise<{ who: string; token: Options['token'] } | undefined> {
-  const { sink } = opening;
+  const { sink, core } = opening;
   for (let tries = 0; !opening.closed; tries++) {
     try {
       const token = typeof source === 'string' ? source : await inTime(source('connect'));
-      const { sub, tenant = 'default', exp = Infinity } = claims(token);
+      const { sub, tenant = 'default', exp = Infinity } = core.claims(token);
       return { who: sub ? `${tenant}/${sub}` : '', token: typeof source === 'string' ? source : once(token, exp, source) };
     } catch (error) {
       if (opening.closed) break;

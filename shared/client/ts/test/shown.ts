@@ -1,6 +1,7 @@
 // A page that has loaded the client and shares its connection.
 
 import { Client } from '../src/client.js';
+import { WeftError } from '../src/errors.js';
 import { Tab } from '../src/tabs-member.js';
 import type { Gap, Message, Sink, Status } from '../src/types.js';
 import type { Page } from './browser.js';
@@ -26,7 +27,7 @@ export class Shown {
   ) {
     let tab: Tab;
     this.client = page.open((scope) => {
-      const sharing = { name: 'weft:test', device: 'device', open: (sink: Sink) => fabric.open(page, sink) };
+      const sharing = { name: 'weft:test', device: 'device', core: { WeftError }, open: (sink: Sink) => fabric.open(page, sink) };
       return new Client({ url: 'https://x', token: 'x', topics }, (sink) => (tab = new Tab(sharing, sink, scope)));
     });
     this.tab = tab!;
