@@ -112,7 +112,7 @@ func (b *Base) Connect(name string, log *slog.Logger) (*nats.Conn, error) {
 // Listen opens a TCP listener and names the flag in its error.
 func Listen(flagName, address string) (net.Listener, error) {
 	var plain net.ListenConfig
-	plain.SetMultipathTCP(false) // such a socket does not know TCP_USER_TIMEOUT (Linux 6.18): see ServeStreams
+	plain.SetMultipathTCP(false) // such a connection does not know TCP_USER_TIMEOUT (Linux 6.18): see ServeStreams
 	l, err := plain.Listen(context.Background(), "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("-%s %s: %w; choose another address", flagName, address, err)

@@ -35,12 +35,25 @@ func Serve(ctx context.Context, l net.Listener, handler http.Handler) error {
 // for so long (on Linux; elsewhere it takes minutes, by its own rules), and a client of HTTP/2 has to answer pings
 // while nothing is written. Its request's context ends then.
 func ServeStreams(ctx context.Context, l net.Listener, handler http.Handler, silence time.Duration) error {
-	if err := giveUpAfter(l, silence); err != nil {
-		return errors.Join(err, l.Close())
-	}
 	server := newServer(handler)
 	server.HTTP2 = &http.HTTP2Config{SendPingTimeout: silence / 2, PingTimeout: silence / 2}
-	return serve(ctx, l, server)
+	return serve(ctx, impatient{l, silence}, server)
+}
+
+// impatient is a listener whose connections are given up after silence. It is set on each: one that was made before the
+// server began would not have it from the listener.
+type impatient struct {
+	net.Listener
+	silence time.Duration
+}
+
+// Accept implements net.Listener.
+func (l impatient) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		giveUpAfter(tcp, l.silence)
+	}
+	return conn, err
 }
 
 func newServer(handler http.Handler) *http.Server {
