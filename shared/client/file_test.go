@@ -50,6 +50,19 @@ func TestAFileKeepsTheCursors(t *testing.T) {
 	}
 }
 
+func TestAFileStaysWhereItIs(t *testing.T) {
+	folder := t.TempDir()
+	t.Chdir(folder)
+	f := openFile(t, "cursors")
+	t.Chdir(t.TempDir()) // the program goes elsewhere
+	if err := f.Save(t.Context(), State{Epoch: "e"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(folder, "cursors")); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAFileHasOneOwner(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "cursors")
 	f := openFile(t, path)

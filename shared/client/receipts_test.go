@@ -256,3 +256,54 @@ func TestReceiptsThatCantBeRead(t *testing.T) {
 		t.Error("a loop whose context has ended says something")
 	}
 }
+
+// lossy is a consumer that does not deliver its second message, as a connection would that dropped it.
+type lossy struct {
+	jetstream.MessagesContext
+
+	next uint64
+}
+
+type lossyConsumer struct{ jetstream.Consumer }
+
+type lossyServer struct{ jetstream.JetStream }
+
+type lossyMessage struct {
+	jetstream.Msg
+
+	seq uint64
+}
+
+func (lossyConsumer) Messages(...jetstream.PullMessagesOpt) (jetstream.MessagesContext, error) {
+	return new(lossy), nil
+}
+
+func (lossyConsumer) CachedInfo() *jetstream.ConsumerInfo { return &jetstream.ConsumerInfo{Name: "c"} }
+
+func (lossyServer) DeleteConsumer(context.Context, string, string) error { return nil }
+
+func (l *lossy) Stop() {}
+
+func (l *lossy) Next(...jetstream.NextOpt) (jetstream.Msg, error) {
+	if l.next++; l.next == 2 {
+		l.next++
+	}
+	if l.next > 3 {
+		return nil, jetstream.ErrNoHeartbeat
+	}
+	return lossyMessage{seq: l.next}, nil
+}
+
+func (m lossyMessage) Metadata() (*jetstream.MsgMetadata, error) {
+	return &jetstream.MsgMetadata{Sequence: jetstream.SequencePair{Consumer: m.seq, Stream: 10 + 2*m.seq}}, nil
+}
+
+func (m lossyMessage) Data() []byte { return []byte(`{"id":"m"}`) }
+
+func TestAReceiptThatWasLostOnTheWayIsReadAgain(t *testing.T) {
+	var got []uint64
+	r := &receipts{js: lossyServer{}, yield: func(f Fact, _ error) bool { got = append(got, f.Position); return true }}
+	if err := r.read(t.Context(), lossyConsumer{}); !errors.Is(err, errMissed) || r.after != 12 || !slices.Equal(got, []uint64{12}) {
+		t.Errorf("%v; the facts %v, and it goes on behind %d", err, got, r.after)
+	}
+}

@@ -150,9 +150,10 @@ func (s *Subscriber) Close() {
 // connection ends, until ctx ends: then it acknowledges what was handled and returns nil. It returns an error when
 // connecting again is pointless: a *Closed with a fatal code, or ErrStore. A refused token is not: the next one may do.
 //
-// The handler is called by the goroutine that calls Run. Others read, acknowledge, save and reconnect meanwhile: a slow
-// handler costs no connection, and the loss of a connection no message. All have ended when Run returns. A second Run is
-// ErrEnded: Dial anew.
+// The handler is called by the goroutine that calls Run. Others read, acknowledge, save and reconnect meanwhile. A slow
+// handler costs no connection before the server's window is full for 30 s (256 KiB not acknowledged, as push is
+// configured), and then a reconnect; the loss of a connection costs no message. All have ended when Run returns. A second
+// Run is ErrEnded: Dial anew.
 func (s *Subscriber) Run(ctx context.Context, handler Handler) (err error) {
 	if s.ran.Swap(true) {
 		return ErrEnded
