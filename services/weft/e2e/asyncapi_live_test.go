@@ -1,7 +1,10 @@
 package e2e
 
 import (
+	"bufio"
+	"cmp"
 	"encoding/json"
+	"io"
 	"net/http"
 	"path"
 	"regexp"
@@ -25,7 +28,7 @@ type witness struct {
 	*document
 
 	f     *fabric
-	heard map[string]bool // names of messages
+	heard map[string]bool // operation and name of each message
 }
 
 // TestAsyncAPIIsWhatAFabricDoes publishes the examples that go in, says what the examples of clients say, and checks
@@ -35,9 +38,13 @@ func TestAsyncAPIIsWhatAFabricDoes(t *testing.T) {
 	w.natsDoors()
 	w.httpDoor()
 	w.webSocket()
-	for _, operation := range []string{"accept", "archive", "tell", "setAside", "log", "post", "say"} {
+	w.events()
+	for _, operation := range w.names("operations") {
+		if operation == "hear" {
+			continue // it has no answer of its own
+		}
 		for _, name := range w.sent(operation) {
-			if !w.heard[name] && name != "drain" { // TestAsyncAPIDrain hears that
+			if !w.heard[operation+" "+name] && name != "drain" { // TestAsyncAPIDrain hears that
 				t.Errorf("asyncapi.yaml says that %s sends %s, but it did not", operation, name)
 			}
 		}
@@ -72,15 +79,15 @@ func (w *witness) references(list any) []string {
 	return names
 }
 
-// hear judges a message.
-func (w *witness) hear(name string, headers nats.Header, payload []byte) {
+// hear judges a message that an operation sends.
+func (w *witness) hear(operation, name string, headers nats.Header, payload []byte) {
 	w.t.Helper()
 	flat := map[string]string{}
 	for name, values := range headers {
 		flat[name] = strings.Join(values, ",")
 	}
 	w.judge(name, flat, payload)
-	w.heard[name] = true
+	w.heard[operation+" "+name] = true
 }
 
 // object judges an object of a session, which an operation sends.
@@ -88,7 +95,7 @@ func (w *witness) object(operation string, o object) string {
 	w.t.Helper()
 	for _, name := range w.sent(operation) {
 		if w.at("components", "messages", name, "payload", "properties", "t")["const"] == o.T {
-			w.hear(name, nil, o.raw)
+			w.hear(operation, name, nil, o.raw)
 			return name
 		}
 	}
@@ -128,7 +135,7 @@ func (w *witness) natsDoors() {
 		for _, e := range w.examples("message") {
 			m := asPublished(e)
 			for channel, answers := range map[string]func(*nats.Msg){
-				"in":      func(reply *nats.Msg) { w.hear("pubAck", reply.Header, reply.Data) },
+				"in":      func(reply *nats.Msg) { w.hear("accept", "pubAck", reply.Header, reply.Data) },
 				"publish": w.requested,
 			} {
 				address := w.at("channels", channel)["address"].(string)
@@ -148,7 +155,7 @@ func (w *witness) natsDoors() {
 	}
 	for range published {
 		m := w.arrived(log, "log")
-		w.hear("archived", m.Header, nil)
+		w.hear("log", "archived", m.Header, nil)
 		if entries, err := message.DecodeEntries(m.Data); err != nil || len(entries) != 1 {
 			w.t.Errorf("%s has %d entries, %v", m.Subject, len(entries), err)
 		}
@@ -159,12 +166,12 @@ func (w *witness) natsDoors() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.hear("refusal", reply.Header, reply.Data)
+	w.hear("archive", "refusal", reply.Header, reply.Data)
 	publish(w.t, nc, "weft.in.default.user.alice", "{", nats.Header{message.HeaderID: {"order-9"}})
 	m := w.arrived(aside, "quarantine")
-	w.hear("quarantined", m.Header, nil)
+	w.hear("setAside", "quarantined", m.Header, nil)
 	m = w.arrived(receipts, "receipt")
-	w.judge("receipt", nil, m.Data)
+	w.hear("tell", "receipt", nil, m.Data)
 }
 
 // asPublished is an example as a NATS message: the payload is JSON, unless the headers say otherwise.
@@ -187,7 +194,7 @@ func (w *witness) requested(reply *nats.Msg) {
 	if reply.Header.Get("Nats-Service-Error") != "" {
 		w.t.Errorf("an example was refused: %s", reply.Data)
 	}
-	w.hear("receipt", reply.Header, reply.Data)
+	w.hear("archive", "receipt", reply.Header, reply.Data)
 }
 
 // httpDoor posts the examples, and one without a token.
@@ -199,11 +206,11 @@ func (w *witness) httpDoor() {
 			if status != http.StatusOK {
 				w.t.Errorf("POST %s: %d", e.Payload, status)
 			}
-			w.hear(answer, nil, body)
+			w.hear("post", answer, nil, body)
 		}
 	}
 	if status, body := w.f.post("", `{"to":"all","data":1}`); status == http.StatusUnauthorized {
-		w.hear("problem", nil, body)
+		w.hear("post", "problem", nil, body)
 	} else {
 		w.t.Errorf("without a token: %d %s", status, body)
 	}
@@ -285,10 +292,127 @@ func (w *witness) webSocket() {
 	}
 }
 
+// event is one of a stream of Server-Sent Events.
+type event struct{ kind, id, data string }
+
+// eventID is what a client sends back as Last-Event-ID.
+var eventID = regexp.MustCompile(`^[\w=-]+:((user|topic)\.[\w=-]+=\d+|all=\d+)(,(user|topic)\.[\w=-]+=\d+|,all=\d+)*$`)
+
+// eventStream opens one; it ends with the test.
+func (w *witness) eventStream(lastEventID string) <-chan event {
+	w.t.Helper()
+	path := w.at("channels", "sse")["address"].(string) + "?device=reader&topic=news&client=curl"
+	response := w.request(http.MethodGet, path, lastEventID, "")
+	if kind := response.Header.Get("Content-Type"); response.StatusCode != http.StatusOK || kind != "text/event-stream" {
+		w.t.Fatalf("GET %s: %s, %s", path, response.Status, kind)
+	}
+	lines := bufio.NewScanner(response.Body)
+	if !lines.Scan() || !regexp.MustCompile(`^retry: \d+$`).MatchString(lines.Text()) {
+		w.t.Fatalf("the first line is %q", lines.Text())
+	}
+	events := make(chan event, 100)
+	go func() {
+		defer close(events)
+		var e event
+		for lines.Scan() {
+			name, value, _ := strings.Cut(lines.Text(), ": ")
+			switch {
+			case name == "event":
+				e.kind = value
+			case name == "id":
+				e.id = value
+			case name == "data":
+				e.data = value
+			case lines.Text() == "" && e != event{}:
+				events <- e
+				e = event{}
+			}
+		}
+	}()
+	return events
+}
+
+// request makes an HTTP request of a push node as alice.
+func (w *witness) request(method, target, lastEventID, body string) *http.Response {
+	w.t.Helper()
+	r, err := http.NewRequestWithContext(w.t.Context(), method, w.f.manifest.Push[0]+target, strings.NewReader(body))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+w.f.token(identity.Identity{User: "alice", Topics: []string{"*"}}, time.Hour))
+	if lastEventID != "" {
+		r.Header.Set(protocol.LastEventID, lastEventID)
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	response, err := transport.RoundTrip(r)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = response.Body.Close() })
+	return response
+}
+
+// untilEvent judges events until one of a kind came.
+func (w *witness) untilEvent(events <-chan event, kind string) event {
+	w.t.Helper()
+	late := time.After(patience)
+	for {
+		select {
+		case e, ok := <-events:
+			if !ok {
+				w.t.Fatalf("the stream ended before %s came", kind)
+			}
+			name := cmp.Or(e.kind, "msg")
+			if !slices.Contains(w.sent("stream"), name) {
+				w.t.Fatalf("the event %v came, which asyncapi.yaml does not know", e)
+			}
+			w.hear("stream", name, nil, []byte(e.data))
+			if numbered := name == "msg" || name == "gap"; numbered != (e.id != "") || numbered && !eventID.MatchString(e.id) {
+				w.t.Errorf("the event %v has the id %q", e, e.id)
+			}
+			if name == kind {
+				return e
+			}
+		case <-late:
+			w.t.Fatalf("no %s came", kind)
+		}
+	}
+}
+
+// events listens by Server-Sent Events, acknowledges by POST, and is replaced by a second stream that resumes.
+func (w *witness) events() {
+	first := w.eventStream("")
+	w.untilEvent(first, "welcome")
+	last := w.untilEvent(first, "gap")
+	for _, name := range w.references(w.at("operations", "acknowledge")["messages"]) {
+		for _, e := range w.examples(name) {
+			if response := w.request(http.MethodPost, w.at("channels", "ack")["address"].(string)+"?device=reader", "", string(e.Payload)); response.StatusCode != http.StatusNoContent {
+				w.t.Errorf("POST %s: %s", e.Payload, response.Status)
+			}
+		}
+	}
+	response := w.request(http.MethodPost, w.at("channels", "ack")["address"].(string)+"?device=reader", "", `{"seq":1000}`)
+	body, err := io.ReadAll(response.Body)
+	if err != nil || response.StatusCode != http.StatusConflict {
+		w.t.Errorf("too much was acknowledged: %s, %v", response.Status, err)
+	}
+	w.hear("acknowledge", "problem", nil, body)
+
+	second := w.eventStream(last.id)
+	var welcome protocol.Welcome
+	if err := json.Unmarshal([]byte(w.untilEvent(second, "welcome").data), &welcome); err != nil || welcome.Mailboxes["user:alice"].Next != welcome.Mailboxes["user:alice"].Head+1 {
+		w.t.Errorf("%+v after the id %s, %v", welcome, last.id, err)
+	}
+	w.untilEvent(first, "error")
+	w.untilEvent(first, "close")
+}
+
 // A node that drains says so; only in `weft up` is there another one to go to.
 func TestAsyncAPIDrain(t *testing.T) {
 	w := bearWitness(t, "up")
 	s := w.connect(w.examples("hello")[0])
+	events := w.eventStream("")
+	w.untilEvent(events, "welcome")
 	node := local.Port(w.f.manifest.Push[0])
 	for _, p := range w.f.manifest.Processes {
 		if slices.Contains(p.Ports, node) {
@@ -299,4 +423,5 @@ func TestAsyncAPIDrain(t *testing.T) {
 	}
 	s.until("drain", 1)
 	s.d.leave()
+	w.untilEvent(events, "drain")
 }

@@ -18,8 +18,10 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/weftpush/weft/shared/history"
 	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/protocol"
+	"github.com/weftpush/weft/shared/subject"
 )
 
 // The section "Quick starts" of README.md, as it stands there: every way to receive is started on a fabric of its own,
@@ -39,16 +41,26 @@ type quickstart struct {
 const most = 10
 
 // runners run a block of a language; what they start ends with the test.
-var runners = map[string]func(*desk, quickstart) *exec.Cmd{"sh": (*desk).shell, "go": (*desk).golang}
+var runners = map[string]func(*desk, quickstart) *exec.Cmd{
+	"sh": (*desk).shell, "go": (*desk).golang, "js": (*desk).page, "jsx": (*desk).page,
+}
 
 // orders find the numbers of orders in what a receiver has printed.
 var orders = map[string]func(string) []int{
-	"receive-weft": inJSON, "receive-go": inJSON,
+	"receive-weft": inJSON, "receive-go": inJSON, "receive-sse": inJSON,
+	"receive-browser": inWords, "receive-react": onPage,
 }
 
-var jsonOrder = regexp.MustCompile(`"order": ?(\d+)`)
+var (
+	jsonOrder = regexp.MustCompile(`"order": ?(\d+)`)
+	wordOrder = regexp.MustCompile(`Order (\d+)`)
+)
 
-func inJSON(text string) []int { return numbers(jsonOrder, text) }
+func inJSON(text string) []int  { return numbers(jsonOrder, text) }
+func inWords(text string) []int { return numbers(wordOrder, text) }
+
+// onPage looks at the page as it was last.
+func onPage(text string) []int { return inWords(text[strings.LastIndex(text, "page:")+1:]) }
 
 func numbers(pattern *regexp.Regexp, text string) []int {
 	var list []int
@@ -60,7 +72,7 @@ func numbers(pattern *regexp.Regexp, text string) []int {
 }
 
 func TestQuickStarts(t *testing.T) {
-	publishers, receivers := sorted(t, quickstarts(t))
+	publishers, receivers, acknowledge := sorted(t, quickstarts(t))
 	for _, receiver := range receivers {
 		t.Run(receiver.name, func(t *testing.T) {
 			d := sitDown(t)
@@ -77,6 +89,9 @@ func TestQuickStarts(t *testing.T) {
 			text := heard.until(t, func(text string) bool { return len(orders[receiver.name](text)) >= len(published) })
 			if got := orders[receiver.name](text); !slices.Equal(got, published) {
 				t.Errorf("%v were published, and %s received %v:\n%s", published, receiver.name, got, text)
+			}
+			if receiver.name == "receive-sse" {
+				d.acknowledge(acknowledge)
 			}
 		})
 	}
@@ -107,7 +122,7 @@ func quickstarts(t *testing.T) []quickstart {
 }
 
 // sorted divides the blocks into ways to publish and ways to receive, and reports those that the test can't run.
-func sorted(t *testing.T, blocks []quickstart) (publishers, receivers []quickstart) {
+func sorted(t *testing.T, blocks []quickstart) (publishers, receivers []quickstart, acknowledge quickstart) {
 	t.Helper()
 	seen := map[string]bool{}
 	for _, b := range blocks {
@@ -124,6 +139,8 @@ func sorted(t *testing.T, blocks []quickstart) (publishers, receivers []quicksta
 			publishers = append(publishers, b)
 		case orders[b.name] != nil:
 			receivers = append(receivers, b)
+		case b.name == "acknowledge":
+			acknowledge = b
 		case b.name == wire:
 		default:
 			t.Errorf("no test runs %s", b.name)
@@ -134,10 +151,10 @@ func sorted(t *testing.T, blocks []quickstart) (publishers, receivers []quicksta
 			t.Errorf("README.md has no block %s", name)
 		}
 	}
-	if len(publishers) == 0 || len(receivers) == 0 {
-		t.Fatalf("%d ways to publish, %d to receive", len(publishers), len(receivers))
+	if len(publishers) == 0 || len(receivers) == 0 || acknowledge.text == "" {
+		t.Fatalf("%d ways to publish, %d to receive, to acknowledge %q", len(publishers), len(receivers), acknowledge.text)
 	}
-	return publishers, receivers
+	return publishers, receivers, acknowledge
 }
 
 // wire is the block that shows the protocol itself: what a client says behind →, what it hears behind ←.
@@ -199,7 +216,7 @@ func (d *desk) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(d.t.Context(), name, args...)
 	cmd.Dir = d.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) } // the page's program closes its browser
 	cmd.WaitDelay = patience
 	cmd.Env = append(os.Environ(), "TOKEN="+d.token, "XDG_CONFIG_HOME="+d.dir)
 	return cmd
@@ -283,6 +300,21 @@ func (d *desk) golang(b quickstart) *exec.Cmd {
 	return cmd
 }
 
+// page bundles a block as somebody's page and opens it in Chromium.
+func (d *desk) page(b quickstart) *exec.Cmd {
+	d.t.Helper()
+	for _, folder := range []string{"browser", "../../../shared/client/ts"} {
+		if _, err := os.Stat(folder + "/node_modules"); err != nil {
+			d.t.Fatalf("npm packages are missing; run `npm ci` in services/weft/e2e/%s, or bash .ci/test", folder)
+		}
+	}
+	file := filepath.Join(d.dir, "page", "main."+b.language)
+	d.write(file, d.local(b.text))
+	cmd := d.command("node", "quickstart.mjs", file)
+	cmd.Dir = "browser"
+	return cmd
+}
+
 func (d *desk) write(path, text string) {
 	d.t.Helper()
 	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
@@ -296,6 +328,25 @@ func (d *desk) finish(b quickstart) {
 	cmd := runners[b.language](d, b)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		d.t.Fatalf("%s: %v\n%s", b.name, err, out)
+	}
+}
+
+// acknowledge runs the block that acknowledges the first message, and waits until the node has handed that over.
+func (d *desk) acknowledge(b quickstart) {
+	d.t.Helper()
+	nc := d.f.connect()
+	sub, err := nc.SubscribeSync(subject.AckAll)
+	if err = errors.Join(err, nc.Flush()); err != nil {
+		d.t.Fatal(err)
+	}
+	d.finish(b)
+	batch, err := sub.NextMsg(patience)
+	if err != nil {
+		d.t.Fatalf("nothing was acknowledged: %v", err)
+	}
+	var cursors []history.Cursor
+	if err := json.Unmarshal(batch.Data, &cursors); err != nil || len(cursors) != 1 || cursors[0].Seq != 1 || cursors[0].Device != "terminal" {
+		d.t.Errorf("acknowledged is %s, %v", batch.Data, err)
 	}
 }
 
