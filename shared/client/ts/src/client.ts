@@ -1,10 +1,10 @@
 // What connect() returns: handlers, their retries, and the loop.
 
-import { WeftError } from './errors.js';
 import { messageOf } from './message.js';
 import type { Address, Events, Item, Link, Message, Options, Sink, Status, Weft } from './types.js';
 
-const RETRIES = 5; // after 1, 2, 4, 8 and 16 s
+const RETRY_LEAST = 1_000; // ms until a handler that failed is called again, doubling
+const RETRY_MOST = 16_000; // ms
 
 /** What was registered with on or listen. */
 interface Listener {
@@ -26,13 +26,6 @@ interface Entry {
   done: boolean;
 }
 
-/** A message on its way through its handlers. */
-interface Task {
-  readonly message: Message;
-  settled: boolean;
-  open: number; // handlers that have not settled
-}
-
 /** A message that a loop has not asked for yet, and what counts it as handled. */
 interface Unread {
   readonly message: Message;
@@ -43,7 +36,8 @@ interface Unread {
 export class Client implements Weft {
   status: Status = { state: 'connecting' };
   readonly #options: Options;
-  readonly #link: Link;
+  #link?: Link;
+  readonly #opened: Promise<Link>;
   #boxes = new Map<Address, Box>();
   #series = '';
   readonly #handlers: Listeners = new Map(); // by message type, or *
@@ -51,20 +45,21 @@ export class Client implements Weft {
   readonly #topics: Set<string>;
   readonly #unread: Unread[] = []; // what a loop that ended has left
 
-  constructor(options: Options, open: (sink: Sink) => Link) {
+  constructor(options: Options, open: (sink: Sink) => Link | Promise<Link>) {
     this.#options = options;
     this.#topics = new Set(options.topics);
-    this.#link = open({
+    const opened = open({
       begin: (series, cursors) => this.#begin(series, cursors),
       take: (items) => items.forEach((item) => this.#take(item)),
       status: (status) => this.#emit('status', (this.status = status)),
       error: (error) => this.#emit('error', error),
     });
+    this.#opened = Promise.resolve(opened).then((link) => (this.#link = link));
     this.subscribe();
   }
 
   get device(): string {
-    return this.#link.device;
+    return this.#link?.device ?? '';
   }
 
   on(type: string, handler: (message: any) => unknown): () => void {
@@ -78,7 +73,6 @@ export class Client implements Weft {
   async *messages(): AsyncGenerator<Message, void> {
     const queue = this.#unread.splice(0);
     let wake = () => {};
-    let taken: Unread | undefined;
     const read = (message: Message) =>
       new Promise<void>((handled) => {
         queue.push({ message, handled });
@@ -86,14 +80,19 @@ export class Client implements Weft {
       });
     const offs = [this.on('*', read), this.listen('status', () => wake())];
     try {
-      while (!this.#over()) {
-        taken = queue.shift();
-        if (taken) yield taken.message;
-        else await new Promise<void>((resolve) => (wake = resolve));
-        taken?.handled();
+      while (!this.#closed) {
+        const next = queue.shift();
+        if (!next) await new Promise<void>((resolve) => (wake = resolve));
+        else {
+          try {
+            yield next.message;
+          } finally {
+            next.handled();
+          }
+        }
       }
+      if (this.status.code !== 1000) await this.subscribe(); // rejects with the reason
     } finally {
-      taken?.handled();
       this.#unread.push(...queue);
       for (const off of offs) off();
     }
@@ -101,7 +100,9 @@ export class Client implements Weft {
 
   subscribe(...topics: string[]): Promise<void> {
     for (const topic of topics) this.#topics.add(topic);
-    return this.#link.want([...this.#topics]);
+    const served = this.#opened.then((link) => link.want([...this.#topics]));
+    served.catch(() => {}); // no fault when nobody waits for it
+    return served;
   }
 
   unsubscribe(...topics: string[]): Promise<void> {
@@ -110,14 +111,12 @@ export class Client implements Weft {
   }
 
   close(): void {
-    this.#link.close();
+    if (!this.#closed) this.status = { state: 'closed', code: 1000, reason: 'close' };
+    this.#opened.then((link) => link.close());
   }
 
-  // over says whether close() has been called; it throws when the server closed for good.
-  #over(): boolean {
-    const { state, code, reason = '' } = this.status;
-    if (state === 'closed' && code !== 1000) throw new WeftError(reason, reason, false, undefined, code);
-    return state === 'closed';
+  get #closed(): boolean {
+    return this.status.state === 'closed';
   }
 
   // begin forgets what is void. Where the server knows of more than we do, what we hold has been settled elsewhere.
@@ -147,7 +146,7 @@ export class Client implements Weft {
           settled();
           let upTo = 0;
           while (box.entries[0]?.done) upTo = box.entries.shift()!.last;
-          if (upTo && this.#boxes.get(to) === box) this.#link.ack(to, upTo);
+          if (upTo && this.#boxes.get(to) === box) this.#link!.ack(to, upTo);
         });
       });
     if (this.#options.onError === 'stop') box.turn = box.turn.then(hand);
@@ -156,44 +155,38 @@ export class Client implements Weft {
 
   #hand(item: Item, done: () => void): void {
     const { to, first, last, msg, why = '' } = item;
-    if (this.status.state === 'closed') return; // it comes again
+    if (this.#closed) return; // it comes again
     if (!msg) {
       this.#emit('gap', { to, first, last, why });
       return done();
     }
     const handlers = [msg.type ?? '', '*'].flatMap((type) => [...(this.#handlers.get(type) ?? [])]);
-    const message = messageOf(item, () => {
-      if (!task.settled) done();
-      task.settled = true;
-    });
-    const task = { message, settled: false, open: handlers.length };
-    if (!handlers.length) done();
-    for (const handler of handlers) this.#call(handler, task, 0);
-  }
-
-  // call calls one handler. That it threw is no business of those that it was called by.
-  #call(handler: Listener, task: Task, tries: number): void {
-    const { message } = task;
-    const done = () => {
-      if (!--task.open && this.#options.ack !== 'manual') message.ack();
+    let open = handlers.length; // that have not settled
+    let settled = false;
+    const settle = () => {
+      if (!settled) done();
+      settled = true;
     };
-    const fail = (error: unknown) => {
-      if (task.settled || this.status.state === 'closed') return;
-      if (tries < RETRIES && !message.live) {
-        setTimeout(() => task.settled || this.#call(handler, task, tries + 1), 1000 << tries);
-        return;
+    const message = messageOf(item, settle);
+    // That a handler throws is no business of what called it.
+    const call = (handler: Listener, wait: number) => {
+      const handled = () => --open || this.#options.ack === 'manual' || settle();
+      const failed = (error: unknown) => {
+        if (settled || this.#closed) return;
+        if (wait <= RETRY_MOST && last) return setTimeout(() => settled || call(handler, 2 * wait), wait);
+        this.#emit('failed', { message, error });
+        if (this.#options.onError !== 'stop') settle();
+      };
+      let result: any;
+      try {
+        result = handler.gone || handler.call(message);
+      } catch (error) {
+        return failed(error);
       }
-      this.#emit('failed', { message, error });
-      if (this.#options.onError !== 'stop') message.ack();
+      result?.then ? Promise.resolve(result).then(handled, failed) : handled();
     };
-    let result: any;
-    try {
-      result = handler.gone || handler.call(message);
-    } catch (error) {
-      return fail(error);
-    }
-    if (result?.then) Promise.resolve(result).then(done, fail);
-    else done();
+    if (!open) settle();
+    for (const handler of handlers) call(handler, RETRY_LEAST);
   }
 
   // emit tells what happened; what goes wrong and is listened to by nobody is shown on the console.

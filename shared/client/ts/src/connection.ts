@@ -67,10 +67,8 @@ export class Connection implements Link {
   #state: State = nothing();
 
   #token = ''; // empty when another one is needed
-  #due = 0; // ms since 1970 at which it should be replaced
   #reason: TokenReason = 'connect'; // why the next one is needed
   #refused = false; // the last one was, and there was no welcome since
-  #voided = false; // the cursors were above the head, and there was no welcome since
 
   #wanted: Address[] = []; // topics
   #barred: Address[] = []; // topics that the token does not allow any more
@@ -95,11 +93,10 @@ export class Connection implements Link {
   }
 
   want(topics: readonly string[]): Promise<void> {
-    const promise = new Promise<void>((resolve, reject) => this.#wishes.push({ resolve, reject }));
-    promise.catch(() => {}); // no fault when nobody waits for it
+    const served = new Promise<void>((resolve, reject) => this.#wishes.push({ resolve, reject }));
     this.#wanted = topics.map((topic) => TOPIC + topic).filter((to) => !this.#barred.includes(to));
     this.#sync();
-    return promise;
+    return served;
   }
 
   ack(to: Address, seq: number): void {
@@ -138,17 +135,10 @@ export class Connection implements Link {
     }
   }
 
-  // fresh is a token that is not due to be replaced.
+  // fresh is the token of the moment, or another one where that will not do.
   async #fresh(): Promise<string> {
     const { token } = this.#config;
-    if (!this.#token || Date.now() >= this.#due) {
-      const fresh = typeof token === 'string' ? token : await token(this.#token ? 'expired' : this.#reason);
-      const now = Date.now();
-      const left = claims(fresh).exp! * 1000 - now; // NaN when it does not say
-      if (fresh !== this.#token) this.#due = now + left - Math.min(TOKEN_EARLY, left / 10) || Infinity;
-      this.#token = fresh;
-    }
-    return this.#token;
+    return (this.#token ||= typeof token === 'string' ? token : await token(this.#reason));
   }
 
   // drop leaves the socket and everything that waits. The handlers go first: a dead path may take minutes to say that it
@@ -178,8 +168,7 @@ export class Connection implements Link {
       this.#reason = refused ? 'rejected' : 'expired';
       return this.#again(reason, code, !refused);
     }
-    if (reason === 'cursor_ahead' && !this.#voided) {
-      this.#voided = true;
+    if (reason === 'cursor_ahead') {
       this.#state = nothing();
       this.#sink.begin('', {});
       return this.#again(reason, code, true);
@@ -202,7 +191,7 @@ export class Connection implements Link {
   }
 
   #stop(code: number, reason: string): void {
-    this.#ended = this.#said ?? new WeftError(reason, reason, false, undefined, code);
+    this.#ended = new WeftError(reason, this.#said?.message ?? reason, false, this.#said?.field, code);
     this.#drop(1000);
     this.#watch('remove');
     this.#sync();
@@ -286,7 +275,7 @@ export class Connection implements Link {
     const lane = this.#lanes.get(to);
     if (last) {
       if (!lane) return; // still under way when we unsubscribed
-      if (first > lane.next) return this.#again(this.#tell(new WeftError('hole', `${to} ${lane.next} is missing`, true)));
+      if (first > lane.next) return this.#again('hole');
       lane.next = Math.max(lane.next, last + 1);
       if (first <= this.#cursor(to)) this.#flushSoon();
       if (last <= this.#cursor(to) && why !== 'epoch') return;
@@ -314,7 +303,7 @@ export class Connection implements Link {
   #welcome({ user, epoch, heartbeat, mailboxes }: FromServer): void {
     this.#since = Date.now();
     this.#heartbeat = heartbeat;
-    this.#refused = this.#voided = false;
+    this.#refused = false;
     this.#reason = 'connect';
     this.#own = 'user:' + user;
     this.#alive();
@@ -329,7 +318,8 @@ export class Connection implements Link {
   // that is reached. The cursors of mailboxes that are not wanted any more are the server's to remember.
   #enter(mailboxes: Record<Address, Mailbox>): void {
     const begin: Record<Address, number> = {};
-    for (const [to, { next }] of Object.entries(mailboxes)) {
+    for (const to in mailboxes) {
+      const { next } = mailboxes[to]!;
       begin[to] = this.#cursor(to);
       if (this.#lanes.has(to)) continue;
       this.#lanes.set(to, { next, acked: next - 1 });
@@ -351,19 +341,22 @@ export class Connection implements Link {
 
   // renewLater hands the server a fresh token before this one expires. When none is to be had the session ends with it.
   #renewLater(): void {
-    const turn = this.#turn;
-    const due = this.#due;
+    const old = this.#token;
+    const left = claims(old).exp! * 1000 - Date.now(); // NaN when it does not say
+    const ms = left - Math.min(TOKEN_EARLY, left / 10);
     const renew = async () => {
+      const turn = this.#turn;
+      this.#token = '';
+      this.#reason = 'expired';
       try {
         const token = await this.#fresh();
-        if (turn !== this.#turn || due === this.#due) return;
+        if (turn !== this.#turn || token === old) return;
         this.#send({ t: 'auth', token });
         this.#renewLater();
       } catch (error) {
         this.#tell(error);
       }
     };
-    const ms = due - Date.now();
     if (ms > 0 && ms < TIMER_MOST) this.#set('auth', ms, renew);
   }
 
@@ -376,8 +369,9 @@ export class Connection implements Link {
     const fresh = this.#wanted.filter((to) => !this.#lanes.has(to));
     const left = [...this.#lanes.keys()].filter((to) => to.startsWith(TOPIC) && !this.#wanted.includes(to));
     this.#flush();
-    this.#asking = fresh.length ? 'sub' : left.length ? 'unsub' : '';
-    if (this.#asking) this.#send({ t: this.#asking, topics: (fresh.length ? fresh : left).map(named) });
+    const change = fresh[0] ? fresh : left;
+    this.#asking = fresh[0] ? 'sub' : left[0] ? 'unsub' : '';
+    if (change[0]) this.#send({ t: this.#asking, topics: change.map(named) });
     else for (const { resolve } of this.#wishes.splice(0)) resolve();
   }
 

@@ -12,8 +12,8 @@ const core = { connect: (config: Config, sink: Sink): Link => new Connection(con
 
 export type Core = typeof core;
 
-/** Opens a link. Throws a TypeError when the options can never work. */
-export function open(options: Options, sink: Sink): Link {
+/** Opens a link; where tabs may share one, when their code has been loaded. Throws a TypeError when the options can never work. */
+export function open(options: Options, sink: Sink): Link | Promise<Link> {
   const { token, WebSocket = globalThis.WebSocket as SocketConstructor } = options;
   const urls = [options.url].flat().map(endpoint);
   if (!WebSocket) throw new TypeError('weft: no WebSocket');
@@ -21,32 +21,18 @@ export function open(options: Options, sink: Sink): Link {
   let { store, device } = options;
   const fresh = Math.random().toString(36).slice(2);
   try {
+    store ??= localStorage;
     // Without locks tabs can't share: each is a device of its own, and a reloaded one the same.
     const local: Store = locks || !globalThis.sessionStorage ? localStorage : sessionStorage;
-    store ??= local;
-    if (!device && !(device = local.getItem(DEVICE)!)) local.setItem(DEVICE, (device = fresh));
+    device ??= local.getItem(DEVICE) ?? undefined;
+    if (!device) local.setItem(DEVICE, (device = fresh));
   } catch {
     // There is none, or the page may not use it: then it is another device each time.
   }
-  const config: Config = { urls, token, store, WebSocket, device: device || fresh };
+  const config: Config = { urls, token, store, WebSocket, device: device ?? fresh };
   if (!locks) return core.connect(config, sink);
-  let link: Link | undefined;
-  const loaded = import('./tabs.js')
-    .then(
-      ({ share }) => share(options, config, sink, core),
-      () => core.connect({ ...config, device: options.device || fresh }, sink),
-    )
-    .then((made) => (link = made));
-  return {
-    get device() {
-      return (link ?? config).device;
-    },
-    want(topics) {
-      const served = loaded.then((link) => link.want(topics));
-      served.catch(() => {}); // whoever does not wait for it need not care
-      return served;
-    },
-    ack: (to, seq) => link!.ack(to, seq),
-    close: () => void loaded.then((link) => link.close()),
-  };
+  return import('./tabs.js').then(
+    ({ share }) => share(options, config, sink, core),
+    () => core.connect({ ...config, device: options.device ?? fresh }, sink),
+  );
 }

@@ -156,16 +156,6 @@ test('cursors above the head are forgotten once, and the messages that are there
   expect(server.hellos.at(-1)!.cursors).toEqual({});
 });
 
-test('cursors that are above the head a second time are a reason to end', async () => {
-  const { weft } = await client(server);
-  publish(1);
-  await turn(50);
-  vi.spyOn(server, 'place').mockReturnValue(7);
-  server.kill();
-  await turn(1_000);
-  expect(weft.status).toMatchObject({ state: 'closed', code: 4400, reason: 'cursor_ahead' });
-});
-
 test('a store that fails is left, and what it held goes with it', async () => {
   const { told, seqs } = await client(server);
   publish(2);

@@ -101,6 +101,6 @@ export function gate(): { promise: Promise<void>; open: () => void; fail: (error
 
 /** A token as auth gives them, unsigned: expires in so many ms. */
 export function jwt(ms: number, claims: object = {}): string {
-  const part = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url');
+  const part = (value: object) => btoa(JSON.stringify(value)).replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '');
   return `${part({ alg: 'none' })}.${part({ sub: 'alice', exp: (Date.now() + ms) / 1000, ...claims })}.`;
 }

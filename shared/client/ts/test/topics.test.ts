@@ -127,6 +127,7 @@ test('a sub that the server could not do now is said again', async () => {
   const { weft } = await client(server);
   server.silent = true;
   const news = watched(weft.subscribe('news'));
+  await settled();
   server.silent = false;
   server.session.say({ t: 'error', code: 'unavailable', message: 'the archive is away', retry: true });
   await turn(4_999);
