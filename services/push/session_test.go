@@ -522,6 +522,21 @@ func TestSessionsOfClientsThatVanish(t *testing.T) {
 	})
 }
 
+// TestSessionsOfClientsThatSayNothingStay: they are there, and answer what their transport answers by itself.
+func TestSessionsOfClientsThatSayNothingStay(t *testing.T) {
+	everyDoor(t, func(t *testing.T, d door) {
+		const heartbeat = 200 * time.Millisecond
+		w := newWorld(t)
+		n := w.node(func(n *Service) { n.cfg.Heartbeat = heartbeat })
+		g := n.guest(t, d, "phone")
+		<-time.After(8 * heartbeat)
+		w.push(alice, "1")
+		g.wants("", 1, 1)
+		<-time.After(8 * heartbeat)
+		g.quiet(w)
+	})
+}
+
 // TestSessionsOfClientsThatDoNotRead cost their window and end; the others do not notice.
 func TestSessionsOfClientsThatDoNotRead(t *testing.T) {
 	everyDoor(t, func(t *testing.T, d door) {
