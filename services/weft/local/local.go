@@ -113,8 +113,8 @@ func Welcome(w io.Writer, m manifest.Manifest, key auth.Key, started time.Time) 
 	_, err = fmt.Fprintf(w, `
   weft %s is ready in %s
 
-  push      %s   WebSockets: ws%s/v1/ws
-  collect   %s   HTTP: POST %[5]s/v1/messages
+  push      %s   WebSockets: ws%s/v1/ws, events: /v1/sse, gRPC: weft.v1.PushService
+  collect   %s   HTTP: POST /v1/messages, gRPC: weft.v1.PublishService
   NATS      %s
   data      %s
 
@@ -123,6 +123,7 @@ func Welcome(w io.Writer, m manifest.Manifest, key auth.Key, started time.Time) 
 
   In a second terminal, receive as alice:
     weft listen --user alice%[9]s
+    curl -N -H 'Authorization: Bearer '"$(weft token alice%[9]s)" %[3]s/v1/sse?device=curl
   In a third, publish to her:
     weft pub user:alice '{"hello":1}'%[9]s
     nats --server %[6]s req weft.in.default.user.alice '{"hello":1}'
