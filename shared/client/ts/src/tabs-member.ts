@@ -60,6 +60,7 @@ export class Tab implements Link {
   #heard = true; // the leader, since the last beat
   #missed = 0; // beats without it
   #closed = false;
+  #told = ''; // the last status, as JSON
 
   #term = 0;
   #joined = false; // the leader has answered
@@ -203,7 +204,12 @@ export class Tab implements Link {
   }
 
   #status(status: Status): void {
-    if (status.state !== 'closed') return this.#sink.status(status);
+    if (status.state !== 'closed') {
+      // Who joins is told once more.
+      if (JSON.stringify(status) !== this.#told) this.#sink.status(status);
+      this.#told = JSON.stringify(status);
+      return;
+    }
     this.#end(status);
     // The lock to lead is kept for a moment: another tab that got it now might try again before it has heard.
     setTimeout(() => this.#leave(), 1_000);
@@ -301,6 +307,7 @@ export class Tab implements Link {
     this.#beat = setInterval(() => this.#tick(), BEAT);
     const here = () =>
       new Promise<void>((release) => {
+        if (signal.aborted) return release();
         signal.addEventListener('abort', () => release());
         this.#tell({ t: 'call' });
         this.#compete();

@@ -136,6 +136,7 @@ async function identify(source: Options['token'], opening: Opening): Promise<{ w
   for (let tries = 0; !opening.closed; tries++) {
     try {
       const token = typeof source === 'string' ? source : await inTime(source('connect'));
+      if (opening.closed) break;
       const { sub, tenant = 'default', exp = Infinity } = core.claims(token);
       return { who: sub ? `${tenant}/${sub}` : '', token: typeof source === 'string' ? source : once(token, exp, source) };
     } catch (error) {

@@ -124,7 +124,7 @@ export class Browser {
     }
   }
 
-  request(page: Page, name: string, { signal, steal = false }: LockOptions, then: (lock: unknown) => unknown): Promise<unknown> {
+  request(page: Page, name: string, { signal, steal = false, ifAvailable = false }: LockOptions, then: (lock: unknown) => unknown): Promise<unknown> {
     return new Promise((resolve, reject) => {
       const request: Request = {
         name,
@@ -145,6 +145,7 @@ export class Browser {
         reject(new DOMException('aborted', 'AbortError'));
       });
       page.run(() => {
+        if (ifAvailable && this.held.has(name)) return void Promise.resolve(then(null)).then(resolve, reject);
         if (signal?.aborted) return reject(new DOMException('aborted', 'AbortError'));
         if (steal) {
           this.held.get(name)?.request.reject(new DOMException('stolen', 'AbortError'));

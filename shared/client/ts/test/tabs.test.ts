@@ -418,6 +418,18 @@ test('a leader that closes hands over what it has not acknowledged', async () =>
   expect(fabric.cursor()).toBe(6);
 });
 
+test('a tab that is closed at any moment of its opening leaves nothing behind', async () => {
+  for (let ms = 0; ms < 20; ms++) {
+    const { browser, fabric, shown } = world(1);
+    await pass(ms);
+    shown[0]!.client.close();
+    await pass(5_000);
+    expect(browser.held.size).toBe(0);
+    expect(fabric.link).toBeUndefined();
+    expect(shown[0]!.statuses.at(-1)!.state).toBe('closed');
+  }
+});
+
 test('errors reach all tabs as what they were', async () => {
   const { fabric, shown } = world(2);
   const errors: Error[] = [];
