@@ -267,6 +267,40 @@ func TestTheLastMessageIsAcknowledgedAlthoughTheHandlerIsSlow(t *testing.T) {
 	receive(t, acked)
 }
 
+// Run ends while there is no connection, and then the handler returns: what it did is in the store.
+func TestTheLastMessageIsSavedWithoutAConnection(t *testing.T) {
+	url := serve(t, func(p *peer) { p.welcome(1); p.send(msg(1)) })
+	has, release, away := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	cursors, tokens := new(Memory), 0
+	s, err := Dial(ctx, Options{URL: url, Device: "d", Cursors: cursors, Token: func(ctx context.Context) (string, error) {
+		if tokens++; tokens == 1 {
+			return "token", nil
+		}
+		close(away)
+		<-ctx.Done()
+		return "", ctx.Err()
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := s.Run(ctx, func(context.Context, Message) error { close(has); <-release; return nil }); err != nil {
+			t.Error(err)
+		}
+	})
+	receive(t, has)
+	receive(t, away)
+	stop()
+	close(release)
+	running.Wait()
+	if state, _ := cursors.Load(t.Context()); state.Cursors["user:alice"] != 1 {
+		t.Errorf("the store has %+v", state)
+	}
+}
+
 // Whatever ends the handler, Run leaves nothing behind; TestMain would find it.
 func TestAPanicInTheHandlerLeavesNothingBehind(t *testing.T) {
 	url := serve(t, func(p *peer) { p.welcome(1); p.send(msg(1)); p.gone() })

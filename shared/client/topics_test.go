@@ -178,15 +178,15 @@ func TestTopicsChangeWithoutAConnection(t *testing.T) {
 // A topic that the token does not allow costs a connection and not the Subscriber, and the others stay.
 func TestATopicThatIsRefused(t *testing.T) {
 	for name, refuse := range map[string]func(*peer){
-		"on a live session": func(p *peer) { p.welcome(1); p.asked(protocol.TSub, "secret"); forbid(p) },
+		"on a live session": func(p *peer) { p.welcomeOld(); p.asked(protocol.TSub, "secret"); forbid(p) },
 		"by a busy node first": func(p *peer) {
-			p.welcome(1)
+			p.welcomeOld()
 			p.asked(protocol.TSub, "secret")
 			p.send(`{"t":"error","code":"unavailable","message":"try again","retry":true}`)
 			p.asked(protocol.TSub, "secret")
 			forbid(p)
 		},
-		"in the next hello": func(p *peer) { p.welcome(1); p.asked(protocol.TSub, "secret") },
+		"in the next hello": func(p *peer) { p.welcomeOld(); p.asked(protocol.TSub, "secret") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			scripts := []func(*peer){refuse}
@@ -194,14 +194,14 @@ func TestATopicThatIsRefused(t *testing.T) {
 				scripts = append(scripts, forbid)
 			}
 			url := serve(t, append(scripts, func(p *peer) {
-				if len(p.hello.Topics) != 0 {
+				if !slices.Equal(p.hello.Topics, []string{"old"}) {
 					t.Errorf("the hello has the topics %v", p.hello.Topics)
 				}
-				p.welcome(1)
+				p.welcomeOld()
 				p.send(msg(1))
 				p.gone()
 			})...)
-			s, l := listenTo(t, url, nil)
+			s, l := listenTo(t, url, func(o *Options) { o.Topics = []string{"old"} })
 			err := s.Subscribe(soon(t), "secret")
 			closed, ok := errors.AsType[*Closed](err)
 			if !ok || closed.Code != protocol.CloseForbidden || !errors.Is(err, problem.New(problem.Forbidden, "")) {
@@ -213,6 +213,11 @@ func TestATopicThatIsRefused(t *testing.T) {
 	}
 }
 
+// welcomeOld welcomes a session that has the topic old.
+func (p *peer) welcomeOld() {
+	p.welcomeTo(welcome("e", map[string]uint64{"user:alice": 1, "topic:old": 1}))
+}
+
 func forbid(p *peer) {
 	p.send(`{"t":"error","code":"forbidden","message":"the token does not allow it","field":"topics"}`)
 	p.close(protocol.CloseForbidden)
@@ -221,8 +226,8 @@ func forbid(p *peer) {
 
 // A topic of Options that is refused ends the Subscriber: nobody would hear of it otherwise.
 func TestATopicOfTheOptionsThatIsRefusedIsFatal(t *testing.T) {
-	url := serve(t, func(p *peer) { p.welcomeTo(welcome("e", map[string]uint64{"user:alice": 1, "topic:a": 1})) }, forbid)
-	_, l := listenTo(t, url, func(o *Options) { o.Topics = []string{"a"} })
+	url := serve(t, (*peer).welcomeOld, forbid, func(p *peer) { p.t.Errorf("it comes back with %v", p.hello.Topics) })
+	_, l := listenTo(t, url, func(o *Options) { o.Topics = []string{"old"} })
 	if closed, ok := errors.AsType[*Closed](receive(t, l.ended)); !ok || closed.Code != protocol.CloseForbidden {
 		t.Errorf("Run returned %v", closed)
 	}
