@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weftpush/weft/shared/problem"
+	"github.com/weftpush/weft/shared/proto/weft/v1/weftv1connect"
 	"github.com/weftpush/weft/shared/protocol"
 )
 
@@ -29,9 +30,11 @@ func (n *Service) handler(ctx context.Context) http.Handler {
   GET  %s   WebSocket, subprotocol %s
   GET  %s  Server-Sent Events: curl -N -H "Authorization: Bearer <token>" "http://<here>%s?device=<name>&topic=<topic>"
   POST %s  acknowledges what came over them: {"seq":7} or {"ch":"topic:news","seq":3}
+  %s, as gRPC, gRPC-Web and Connect: grpcurl -plaintext <here> describe
   GET  /demo    the demo, where it is on
-`, protocol.Path, protocol.Name, protocol.PathSSE, protocol.PathSSE, protocol.PathAck)
+`, protocol.Path, protocol.Name, protocol.PathSSE, protocol.PathSSE, protocol.PathAck, weftv1connect.PushServiceName)
 	})
+	n.serveGRPC(ctx, mux)
 	if n.cfg.Demo {
 		n.serveDemo(mux)
 	}
@@ -61,14 +64,14 @@ func (n *Service) crossOrigin(method string, next http.Handler) http.Handler {
 		}
 		if origin := r.Header.Get("Origin"); origin != "" {
 			h.Set("Access-Control-Allow-Origin", origin)
-			h.Set("Access-Control-Expose-Headers", "Retry-After")
+			h.Set("Access-Control-Expose-Headers", "Retry-After, "+callAnswers)
 		}
 		switch r.Method {
 		case method:
 			next.ServeHTTP(w, r)
 		case http.MethodOptions:
 			h.Set("Access-Control-Allow-Methods", method)
-			h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Cache-Control, "+protocol.LastEventID)
+			h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Cache-Control, "+protocol.LastEventID+", "+callHeaders)
 			h.Set("Access-Control-Max-Age", fmt.Sprint(int(preflightAge.Seconds())))
 			w.WriteHeader(http.StatusNoContent)
 		default:

@@ -41,11 +41,8 @@ func doors() []door {
 		{name: "SSE over HTTP 2", mute: true, open: func(t testing.TB, to, token string, hello protocol.FromClient) peer {
 			return openEvents(t, to, token, hello, true)
 		}},
-	}, moreDoors...)
+	}, callDoors()...)
 }
-
-// moreDoors are those that other files of tests know how to open.
-var moreDoors []door
 
 // everyDoor runs a test at each.
 func everyDoor(t *testing.T, test func(t *testing.T, d door)) {

@@ -71,6 +71,9 @@ func Data(object []byte) []byte {
 // Decode reads an object of a server without the JSON payload of a `msg`, which Data cuts out of the same bytes: that it
 // takes no longer for a large message than for a small one.
 func Decode(object []byte) (FromServer, error) {
+	if m, ok := decodeMessage(object); ok {
+		return m, nil
+	}
 	head := object
 	if data := Data(object); data != nil {
 		head = append(bytes.Clone(object[:len(object)-len(data)-len(`,"data":}`)]), '}')

@@ -3,6 +3,7 @@ package protocol_test
 import (
 	"bytes"
 	"encoding/json"
+	"reflect"
 	"testing"
 	"time"
 
@@ -69,7 +70,53 @@ func FuzzAppendMessage(f *testing.F) {
 			t.Fatalf("a line break in %q", object)
 		}
 		assertObject(t, object, m)
+		assertDecoded(t, object)
 	})
+}
+
+// assertDecoded holds that Decode, which passes most of an object by, finds what encoding/json finds.
+func assertDecoded(t *testing.T, object []byte) {
+	t.Helper()
+	var want protocol.FromServer
+	if err := json.Unmarshal(object, &want); err != nil {
+		t.Fatalf("%q is no JSON: %v", object, err)
+	}
+	if got, err := protocol.Decode(object); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%q is decoded as %+v, %v; want %+v", object, got, err, want)
+	}
+}
+
+func TestDecode(t *testing.T) {
+	for _, object := range []string{
+		`{"t":"welcome","session":"s","user":"u","device":"d","node":"n","epoch":"e","heartbeat":20000,"mailboxes":{"user:u":{"head":3,"next":2}}}`,
+		`{"t":"gap","ch":"topic:news","from":1,"to":3,"why":"expired"}`,
+		`{"t":"error","code":"busy","message":"a,\"data\":1}","field":"f","retry":true}`,
+		`{"t":"msg","seq":1,"id":"\u0022,\"data\":","type":"a\\","at":-5,"ch":"all","re":true,"data":{"id":2}}`,
+		`{"t":"msg","seq":1,"id":"i","at":5,"live":true,"data":1}`, // a member of a later version
+		`{"t":"msg","id":"i","at":5,"seq":7,"data":1}`,             // another order
+		`{"t":"msg","seq":18446744073709551615,"id":"","at":5,"data64":"AA=="}`,
+	} {
+		assertDecoded(t, []byte(object))
+	}
+	for _, object := range []string{``, `{`, `{"t":"msg","seq":18446744073709551616,"id":"i","at":5,"data":1}`, `{"t":"msg","seq":1,"id":"i","at":5,"data64":"?"}`} {
+		if o, err := protocol.Decode([]byte(object)); err == nil {
+			t.Errorf("%q is decoded as %+v", object, o)
+		}
+	}
+}
+
+// BenchmarkDecode is what SSE and gRPC do with every message of every session.
+func BenchmarkDecode(b *testing.B) {
+	object := protocol.AppendMessage(nil, &message.Message{
+		To: subject.Address{Tenant: "default", Kind: subject.Topic, ID: "news"}, Seq: 1, ID: "01JD0000000000000000000000", Type: "order.paid",
+		At: time.Now().UnixMilli(), ContentType: message.JSON, Payload: bytes.Repeat([]byte("1"), 256),
+	})
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := protocol.Decode(object); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 func assertObject(t *testing.T, object []byte, m *message.Message) {
