@@ -120,7 +120,7 @@ export class Leader implements Sink {
     member.missed = 0;
     if (report.t === 'ask') {
       this.#say({ t: 'here' });
-    } else if (report.t === 'acks' && report.series === this.#series) {
+    } else if (report.t === 'acks' && report.series === member.series) {
       raise(member.acked, report.acked);
       this.#settle(Object.keys(report.acked));
     } else if (report.t === 'want') {
@@ -212,10 +212,11 @@ export class Leader implements Sink {
     if (missed.length) this.#say({ t: 'items', tab: id, items: missed });
   }
 
-  // start is behind what a new tab begins: what has been said or acknowledged before it came. After a change of leaders that
-  // may come once more.
+  // start is behind what a new tab begins: what has been said, or handled by some tab, before it came. After a change of
+  // leaders that may be said once more.
   #start(to: Address): number {
-    return Math.max(this.#at.get(to)!, this.#acked.get(to) ?? 0);
+    const handled = [...this.#members.values()].map((member) => member.acked.get(to) ?? 0);
+    return Math.max(this.#at.get(to)!, this.#acked.get(to) ?? 0, ...handled);
   }
 
   #starts(): Cursors {

@@ -107,6 +107,8 @@ export class Browser {
   #waiting: Request[] = [];
   /** How long a message is under way from one tab to another, in ms. */
   latency = () => 1;
+  /** Whether a message is lost on its way to a tab. */
+  loses: (data: any, to: Page) => boolean = () => false;
   #arrival = new Map<Channel, number>();
 
   page(): Page {
@@ -116,7 +118,7 @@ export class Browser {
   /** Gives a message to the other channels of this name, to each in the order in which they were posted. */
   post(from: Channel, data: unknown): void {
     for (const to of this.channels) {
-      if (to === from || to.name !== from.name) continue;
+      if (to === from || to.name !== from.name || this.loses(data, to.page)) continue;
       const copy = structuredClone(data);
       const at = Math.max(Date.now() + this.latency(), this.#arrival.get(to) ?? 0);
       this.#arrival.set(to, at);

@@ -5,6 +5,8 @@ import type { Page } from './browser.js';
 
 export const OWN = 'user:alice';
 
+const SLOW = 5; // ms from here to there
+
 /** What was acknowledged, and by which tab's connection. */
 export interface Acked {
   readonly to: Address;
@@ -18,6 +20,7 @@ export class Fabric {
   opened = 0; // connections
   link: Hose | undefined; // the one that is open
   series = 'a';
+  delay = SLOW; // ms until a connection has been opened
   onack: (ack: Acked) => void = () => {};
 
   publish(to: Address = OWN, count = 1): void {
@@ -52,8 +55,6 @@ export function item(to: Address, seq: number): Item {
   return { to, first: seq, last: seq, msg: { seq, id: `${to}/${seq}`, type: 'tick', at: 1, data: seq, text: String(seq) } };
 }
 
-const SLOW = 5; // ms from here to there
-
 class Hose implements Link {
   readonly device = 'device';
   #fabric: Fabric;
@@ -75,7 +76,7 @@ class Hose implements Link {
     const session = ++this.#session;
     this.#lanes.clear();
     this.#say(() => this.#sink.status({ state: 'connecting' }));
-    setTimeout(() => this.#page.run(() => session === this.#session && this.#begin()), SLOW);
+    setTimeout(() => this.#page.run(() => session === this.#session && this.#begin()), this.#fabric.delay);
   }
 
   replaced(): void {

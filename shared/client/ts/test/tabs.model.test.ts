@@ -7,7 +7,7 @@ import { Browser } from './browser.js';
 import { Fabric, OWN } from './fabric.js';
 import { Shown } from './shown.js';
 
-const SEEDS = 100;
+const SEEDS = 60;
 const STEPS = 60;
 const TABS = 5;
 const LONG = 30_000; // ms: more than a leader or a follower may be silent

@@ -421,12 +421,130 @@ test('a leader that closes hands over what it has not acknowledged', async () =>
 test('a tab that is closed at any moment of its opening leaves nothing behind', async () => {
   for (let ms = 0; ms < 20; ms++) {
     const { browser, fabric, shown } = world(1);
-    await pass(ms);
+    if (ms) await pass(ms - 1);
     shown[0]!.client.close();
     await pass(5_000);
     expect(browser.held.size).toBe(0);
     expect(fabric.link).toBeUndefined();
     expect(shown[0]!.statuses.at(-1)!.state).toBe('closed');
+  }
+});
+
+test('what is settled while a new leader opens its connection is acknowledged', async () => {
+  const { fabric, shown } = world(3);
+  const [first, , third] = shown as [Shown, Shown, Shown];
+  third.slow = true;
+  await pass();
+  fabric.publish(OWN, 3);
+  await pass();
+  fabric.delay = 1_000;
+  first.page.kill();
+  await pass(500);
+  third.settle();
+  await pass(300);
+  expect(fabric.cursor()).toBe(0);
+  await pass(500);
+  expect(fabric.cursor()).toBe(3);
+});
+
+test('a tab that comes while a new leader catches up does not see what was handled before', async () => {
+  const { fabric, show, shown } = world(1);
+  shown[0]!.slow = true; // so that nothing is acknowledged
+  await pass();
+  fabric.publish(OWN, 5);
+  await pass();
+  show();
+  await pass();
+  fabric.delay = 1_000;
+  shown[0]!.page.kill();
+  await pass(500);
+  const late = show();
+  await pass(1_000);
+  fabric.publish();
+  await pass();
+  expect(late.seen).toEqual([6]);
+  expect(fabric.cursor()).toBe(6);
+});
+
+test('a word that is lost between tabs is noticed, and what is missing comes', async () => {
+  const { browser, fabric, shown } = world(2);
+  const [first, second] = shown as [Shown, Shown];
+  await pass();
+  fabric.publish(OWN, 2);
+  await pass();
+  browser.loses = (data, to) => data.t === 'items' && !data.tab && to === second.page;
+  fabric.publish(OWN, 2);
+  await pass();
+  browser.loses = () => false;
+  expect(second.seen).toEqual([1, 2]);
+  expect(fabric.cursor()).toBe(2);
+  fabric.publish(OWN, 2);
+  await pass();
+  for (const tab of [first, second]) {
+    expect(tab.seen).toEqual(upTo(6));
+    expect(tab.gaps).toEqual([]);
+  }
+  expect(fabric.cursor()).toBe(6);
+});
+
+test('what is said in an earlier term is void', async () => {
+  const { browser, fabric, shown } = world(2);
+  const [first, second] = shown as [Shown, Shown];
+  await pass();
+  first.page.kill();
+  await pass();
+  const ghost = new (browser.page().scope().BroadcastChannel)('weft:test');
+  const term = 0.5;
+  const third = new Shown(browser.page(), fabric);
+  await pass();
+  ghost.postMessage({ term, t: 'status', status: { state: 'waiting' } });
+  ghost.postMessage({ term, t: 'items', items: [{ to: OWN, first: 1, last: 1, msg: { seq: 1, id: 'ghost', at: 1, text: '1', data: 1 } }] });
+  ghost.postMessage({ term, t: 'lead' });
+  await pass();
+  fabric.publish(OWN, 2);
+  await pass();
+  for (const tab of [second, third]) {
+    expect(tab.client.status.state).toBe('open');
+    expect(tab.seen).toEqual([1, 2]);
+  }
+  expect(second.tab.leads).toBe(true);
+  expect(fabric.cursor()).toBe(2);
+});
+
+test('two leaders in a row that did not hear of each other do not confuse anybody', async () => {
+  const { browser, fabric, shown } = world(3);
+  const [first, second, third] = shown as [Shown, Shown, Shown];
+  await pass();
+  browser.latency = () => 20;
+  first.page.kill();
+  await pass(3);
+  expect(second.tab.leads).toBe(true);
+  second.page.kill(); // its words are under way
+  await pass(3_000);
+  fabric.publish(OWN, 3);
+  await pass();
+  expect(third.tab.leads).toBe(true);
+  expect(third.client.status.state).toBe('open');
+  expect(third.seen).toEqual([1, 2, 3]);
+  expect(fabric.cursor()).toBe(3);
+});
+
+test('a leader that was replaced while it was frozen follows, also when it hears of that first', async () => {
+  const { browser, fabric, shown } = world(2);
+  const [first, second] = shown as [Shown, Shown];
+  await pass();
+  first.page.freeze();
+  await pass(24_900);
+  browser.latency = () => 500; // the server is faster
+  await pass(5_000);
+  expect(second.tab.leads).toBe(true);
+  first.page.thaw();
+  await pass(5_000);
+  fabric.publish();
+  await pass(5_000);
+  for (const tab of shown) {
+    expect(tab.client.status.state).toBe('open');
+    expect(tab.seen).toEqual([1]);
   }
 });
 
