@@ -6,31 +6,17 @@ import type { Address, Events, Item, Link, Message, Options, Sink, Status, Weft 
 const RETRY_LEAST = 1_000; // ms until a handler that failed is called again, doubling
 const RETRY_MOST = 16_000; // ms
 
-/** What was registered with on or listen. */
-interface Listener {
-  call(what: any): unknown;
-  gone?: boolean;
-}
-
-type Listeners = Map<string, Set<Listener>>;
+type Listener = (what: any) => unknown;
 
 /** What a page has of a mailbox. */
 interface Box {
-  seen: number; // everything up to here has been handed over
-  entries: Entry[]; // the last of it: not settled, or behind one that is not; in order
-  turn: Promise<void>; // settles with the last entry, where one waits for the other
-}
-
-interface Entry {
-  readonly last: number;
-  done: boolean;
+  seen: number; // everything up to here has been handed over, or waits for that
+  open: Set<number>; // where the items of it begin that have not settled, in order
+  turn: Promise<void>; // settles with the last item, where one waits for the other
 }
 
 /** A message that a loop has not asked for yet, and what counts it as handled. */
-interface Unread {
-  readonly message: Message;
-  handled(): void;
-}
+type Unread = readonly [message: Message, handled: () => void];
 
 /** Implements Weft on a Link. */
 export class Client implements Weft {
@@ -40,8 +26,7 @@ export class Client implements Weft {
   readonly #opened: Promise<Link>;
   #boxes = new Map<Address, Box>();
   #series = '';
-  readonly #handlers: Listeners = new Map(); // by message type, or *
-  readonly #listeners: Listeners = new Map(); // by event
+  readonly #listeners = new Map<string, Set<Listener>>(); // by event; those of messages by a dot and their type, or *
   readonly #topics: Set<string>;
   readonly #unread: Unread[] = []; // what a loop that ended has left
 
@@ -63,11 +48,11 @@ export class Client implements Weft {
   }
 
   on(type: string, handler: (message: any) => unknown): () => void {
-    return add(this.#handlers, type, handler);
+    return this.#add('.' + type, handler);
   }
 
   listen<E extends keyof Events>(event: E, listener: (what: Events[E]) => void): () => void {
-    return add(this.#listeners, event, listener);
+    return this.#add(event, listener);
   }
 
   async *messages(): AsyncGenerator<Message, void> {
@@ -75,7 +60,7 @@ export class Client implements Weft {
     let wake = () => {};
     const read = (message: Message) =>
       new Promise<void>((handled) => {
-        queue.push({ message, handled });
+        queue.push([message, handled]);
         wake();
       });
     const offs = [this.on('*', read), this.listen('status', () => wake())];
@@ -85,9 +70,9 @@ export class Client implements Weft {
         if (!next) await new Promise<void>((resolve) => (wake = resolve));
         else {
           try {
-            yield next.message;
+            yield next[0];
           } finally {
-            next.handled();
+            next[1]();
           }
         }
       }
@@ -124,7 +109,7 @@ export class Client implements Weft {
     if (series !== this.#series) this.#boxes.clear();
     this.#series = series;
     for (const [to, seen] of Object.entries(cursors)) {
-      if (!(seen <= this.#boxes.get(to)?.seen!)) this.#boxes.set(to, { seen, entries: [], turn: Promise.resolve() });
+      if (!(seen <= this.#boxes.get(to)?.seen!)) this.#boxes.set(to, { seen, open: new Set(), turn: Promise.resolve() });
     }
   }
 
@@ -135,21 +120,19 @@ export class Client implements Weft {
     if (!last || item.why === 'epoch') return this.#hand(item, () => {});
     if (!box || last <= box.seen) return;
     const first = Math.max(item.first, box.seen + 1);
-    const entry = { last, done: false };
-    box.seen = last;
-    box.entries.push(entry);
-    const hand = () =>
-      new Promise<void>((settled) => {
-        if (this.#boxes.get(to) !== box) return;
-        this.#hand({ ...item, first }, () => {
-          entry.done = true;
-          settled();
-          let upTo = 0;
-          while (box.entries[0]?.done) upTo = box.entries.shift()!.last;
-          if (upTo && this.#boxes.get(to) === box) this.#link!.ack(to, upTo);
-        });
+    const here = () => this.#boxes.get(to) === box;
+    const hand = (settled?: () => void) => {
+      if (!here()) return;
+      this.#hand({ ...item, first }, () => {
+        box.open.delete(first);
+        settled?.();
+        const [lowest = box.seen + 1] = box.open;
+        if (lowest > first && here()) this.#link!.ack(to, lowest - 1);
       });
-    if (this.#options.onError === 'stop') box.turn = box.turn.then(hand);
+    };
+    box.seen = last;
+    box.open.add(first);
+    if (this.#options.onError === 'stop') box.turn = box.turn.then(() => new Promise(hand));
     else hand();
   }
 
@@ -160,7 +143,7 @@ export class Client implements Weft {
       this.#emit('gap', { to, first, last, why });
       return done();
     }
-    const handlers = [msg.type ?? '', '*'].flatMap((type) => [...(this.#handlers.get(type) ?? [])]);
+    const handlers = [...this.#of('.' + (msg.type ?? '')), ...this.#of('.*')];
     let open = handlers.length; // that have not settled
     let settled = false;
     const settle = () => {
@@ -179,11 +162,11 @@ export class Client implements Weft {
       };
       let result: any;
       try {
-        result = handler.gone || handler.call(message);
+        result = handler(message);
       } catch (error) {
         return failed(error);
       }
-      result?.then ? Promise.resolve(result).then(handled, failed) : handled();
+      result?.then ? result.then(handled, failed) : handled();
     };
     if (!open) settle();
     for (const handler of handlers) call(handler, RETRY_LEAST);
@@ -191,24 +174,30 @@ export class Client implements Weft {
 
   // emit tells what happened; what goes wrong and is listened to by nobody is shown on the console.
   #emit<E extends keyof Events>(event: E, what: Events[E]): void {
-    const listeners = [...(this.#listeners.get(event) ?? [])];
-    if (!listeners.length && 'failed error'.includes(event)) console.error('weft', event, what);
+    const listeners = this.#of(event);
+    if (!listeners[0] && 'failed error'.includes(event)) console.error('weft', event, what);
     for (const listener of listeners) {
       try {
-        listener.call(what);
+        listener(what);
       } catch (error) {
         console.error(error);
       }
     }
   }
-}
 
-function add(to: Listeners, name: string, call: Listener['call']): () => void {
-  const listener: Listener = { call };
-  const list = to.get(name) ?? new Set();
-  to.set(name, list.add(listener));
-  return () => {
-    listener.gone = true;
-    list.delete(listener);
-  };
+  // add returns what takes a listener away; one that is called all the same does nothing any more.
+  #add(name: string, call: Listener): () => void {
+    let gone = false;
+    const listener: Listener = (what) => gone || call(what);
+    const list = this.#listeners.get(name) ?? new Set();
+    this.#listeners.set(name, list.add(listener));
+    return () => {
+      gone = true;
+      list.delete(listener);
+    };
+  }
+
+  #of(name: string): Listener[] {
+    return [...(this.#listeners.get(name) ?? [])];
+  }
 }

@@ -7,7 +7,7 @@ import { base64url, CLIENT, claims, decode, type FromServer, type Mailbox, PROTO
 const ACK_AFTER = 50; // ms: acknowledgements of this long travel together
 const BACKOFF_LEAST = 250; // ms: the first pause is anything up to this
 const BACKOFF_MOST = 30_000; // ms
-const BUSY = 4; // the first pause after the server asked to back off is up to 250 ms * 2^4
+const BUSY = 4; // as many losses as this counts that the server asked to back off
 const FINE_AFTER = 5_000; // ms that a session must last for the next loss to count as the first
 const TOKEN_EARLY = 60_000; // ms before it expires at which a token is replaced, but at most a tenth of its life
 const PATIENCE = 10_000; // ms: for a token, then for the handshake, then for the welcome
@@ -40,12 +40,15 @@ export interface Config {
   readonly WebSocket: SocketConstructor;
 }
 
-interface Wish {
-  resolve(): void;
-  reject(error: Error): void;
-}
+type Wish = readonly [resolve: () => void, reject: (error: Error) => void];
 
-type Timer = 'watch' | 'retry' | 'ack' | 'drain' | 'auth' | 'topics';
+// What timers are for.
+const WATCH = 0;
+const RETRY = 1;
+const ACK = 2;
+const DRAIN = 3;
+const AUTH = 4;
+const TOPICS = 5;
 
 /**
  * The one that talks to the server. It begins at once, in a microtask. Every method may be called at any time; nothing
@@ -56,9 +59,9 @@ export class Connection implements Link {
   readonly #config: Config;
   readonly #sink: Sink;
   #socket: Socket | null = null;
-  #timers: { [name in Timer]?: ReturnType<typeof setTimeout> } = {};
+  #timers: (ReturnType<typeof setTimeout> | undefined)[] = [];
   #turn = 0; // counts attempts, so that what an earlier one waited for is dropped
-  #at: number; // the URL that is used
+  #at: number; // which URL is next, counting on
   #tries = 0; // since the last session that was fine
   #ended: WeftError | undefined;
 
@@ -70,13 +73,12 @@ export class Connection implements Link {
   #reason: TokenReason = 'connect'; // why the next one is needed
   #refused = false; // the last one was, and there was no welcome since
 
-  #wanted: Address[] = []; // topics
-  #barred: Address[] = []; // topics that the token does not allow any more
+  #wanted: string[] = []; // topics
+  #barred: string[] = []; // topics that the token does not allow any more
   #wishes: Wish[] = []; // that were not fulfilled yet
 
   // Of the present session:
   #lanes = new Map<Address, Lane>();
-  #own = ''; // the address of the user's own mailbox
   #since = 0; // ms since 1970 of its welcome; 0 before
   #heartbeat = 0; // ms
   #asking = ''; // sub or unsub, until it is answered
@@ -93,8 +95,8 @@ export class Connection implements Link {
   }
 
   want(topics: readonly string[]): Promise<void> {
-    const served = new Promise<void>((resolve, reject) => this.#wishes.push({ resolve, reject }));
-    this.#wanted = topics.map((topic) => TOPIC + topic).filter((to) => !this.#barred.includes(to));
+    const served = new Promise<void>((...wish) => this.#wishes.push(wish));
+    this.#wanted = topics.filter((topic) => !this.#barred.includes(topic));
     this.#sync();
     return served;
   }
@@ -123,10 +125,20 @@ export class Connection implements Link {
       const token = await this.#fresh();
       if (turn !== this.#turn) return;
       const { tenant, sub } = claims(token);
-      this.#load('weft:' + JSON.stringify([urls[0], tenant, sub, this.device]));
-      const socket = new WebSocket(urls[this.#at]!, [PROTOCOL, 'weft.bearer.' + base64url(token)]);
+      const key = 'weft:' + JSON.stringify([urls[0], tenant, sub, this.device]);
+      if (key !== this.#key) {
+        this.#key = key;
+        this.#state = nothing();
+        this.#sink.begin('', {});
+        this.#stored((store) => Object.assign(this.#state, JSON.parse(store.getItem(key) || '{}')));
+      }
+      const socket = new WebSocket(urls[this.#at++ % urls.length]!, [PROTOCOL, 'weft.bearer.' + base64url(token)]);
       this.#socket = socket;
-      socket.onopen = () => this.#hello();
+      socket.onopen = () => {
+        const { epoch, cursors } = this.#state;
+        this.#wait(PATIENCE);
+        this.#send({ t: 'hello', device: this.device, epoch, cursors, topics: this.#wanted, client: CLIENT });
+      };
       socket.onmessage = ({ data }) => this.#read(data);
       socket.onclose = ({ code, reason }) => this.#lost(code, reason);
       this.#wait(PATIENCE);
@@ -143,11 +155,10 @@ export class Connection implements Link {
 
   // drop leaves the socket and everything that waits. The handlers go first: a dead path may take minutes to say that it
   // is closed, and by then it must not speak for its successor.
-  #drop(code?: number): void {
+  #drop(): void {
     const socket = this.#socket;
     this.#flush();
-    Object.values(this.#timers).forEach(clearTimeout);
-    this.#timers = {};
+    for (const timer of this.#timers.splice(0)) clearTimeout(timer);
     if (this.#since && Date.now() - this.#since >= FINE_AFTER) this.#tries = 0;
     this.#turn++;
     this.#lanes.clear();
@@ -155,9 +166,8 @@ export class Connection implements Link {
     this.#asking = '';
     this.#said = undefined;
     if (!socket) return;
-    this.#at = (this.#at + 1) % this.#config.urls.length;
     this.#socket = socket.onopen = socket.onmessage = socket.onclose = null;
-    socket.close(code);
+    socket.close(1000);
   }
 
   #lost(code: number, reason: string): void {
@@ -174,7 +184,7 @@ export class Connection implements Link {
       return this.#again(reason, code, true);
     }
     if (FATAL.includes(code)) return this.#stop(code, reason);
-    if (code === 4429) this.#tries = Math.max(this.#tries, BUSY * this.#config.urls.length);
+    if (code === 4429) this.#tries += BUSY;
     // Browsers do not tell why a handshake was refused: it may have been for the token.
     if (!this.#since && this.#tries === 3) this.#token = '';
     this.#again(reason, code);
@@ -184,15 +194,15 @@ export class Connection implements Link {
   // was fine and there is no need for one.
   #again(reason: string, code?: number, atOnce = false): void {
     this.#drop();
-    const limit = Math.min(BACKOFF_LEAST * 2 ** Math.floor(this.#tries / this.#config.urls.length), BACKOFF_MOST);
+    const limit = Math.min(BACKOFF_LEAST * 2 ** ((this.#tries / this.#config.urls.length) | 0), BACKOFF_MOST);
     const pause = this.#tries++ || !atOnce ? Math.random() * limit : 0;
-    this.#set('retry', pause, () => this.#open());
+    this.#set(RETRY, pause, () => this.#open());
     this.#sink.status({ state: 'waiting', retryAt: Date.now() + pause, code, reason });
   }
 
   #stop(code: number, reason: string): void {
-    this.#ended = new WeftError(reason, this.#said?.message ?? reason, false, this.#said?.field, code);
-    this.#drop(1000);
+    this.#ended = Object.assign(this.#said ?? new WeftError(reason, reason), { close: code });
+    this.#drop();
     this.#watch('remove');
     this.#sync();
     this.#sink.status({ state: 'closed', code, reason });
@@ -205,27 +215,27 @@ export class Connection implements Link {
   // page acknowledges before the page goes or sleeps; when it wakes, or the network is back, nothing waits any longer.
   #page = ({ type }: Event): void => {
     if (type === 'pagehide' || (type !== 'online' && document.hidden)) this.#flush();
-    else if (this.#timers.retry) this.#open();
+    else if (this.#timers[RETRY]) this.#open();
     else if (this.#since) this.#probe(PROBE);
   };
 
   // ---- timers
 
-  #set(name: Timer, ms: number, then: () => void): void {
-    clearTimeout(this.#timers[name]);
-    this.#timers[name] = setTimeout(() => {
-      delete this.#timers[name];
+  #set(what: number, ms: number, then: () => void): void {
+    clearTimeout(this.#timers[what]);
+    this.#timers[what] = setTimeout(() => {
+      this.#timers[what] = undefined;
       then();
     }, ms);
   }
 
   #wait(ms: number): void {
-    this.#set('watch', ms, () => this.#again('silent'));
+    this.#set(WATCH, ms, () => this.#again('silent'));
   }
 
   // alive is called when the server has said something. After a heartbeat of silence it is asked, after two it is given up.
   #alive(): void {
-    if (this.#since) this.#set('watch', this.#heartbeat, () => this.#probe(this.#heartbeat));
+    if (this.#since) this.#set(WATCH, this.#heartbeat, () => this.#probe(this.#heartbeat));
   }
 
   // probe asks the server for a sign of life. Steps, not clocks, are what counts: a page that slept reads first what waits for it.
@@ -246,12 +256,6 @@ export class Connection implements Link {
 
   // ---- the session
 
-  #hello(): void {
-    const { epoch, cursors } = this.#state;
-    this.#wait(PATIENCE);
-    this.#send({ t: 'hello', device: this.device, epoch, cursors, topics: this.#wanted.map(named), client: CLIENT });
-  }
-
   #read(text: string): void {
     const socket = this.#socket;
     const items: Item[] = [];
@@ -271,7 +275,7 @@ export class Connection implements Link {
 
   // place adds a message or a gap to items, if it is new. A jump means that something was lost on the way here.
   #place(object: FromServer, items: Item[]): void {
-    const { ch: to = this.#own, seq = 0, from: first = seq, to: last = seq, why } = object;
+    const { ch: to = 'user:' + this.#state.user, seq = 0, from: first = seq, to: last = seq, why } = object;
     const lane = this.#lanes.get(to);
     if (last) {
       if (!lane) return; // still under way when we unsubscribed
@@ -284,20 +288,18 @@ export class Connection implements Link {
   }
 
   #control(object: FromServer): void {
-    switch (object.t) {
-      case 'ping':
-        return this.#send({ t: 'pong' });
-      case 'welcome':
-        return this.#welcome(object);
-      case 'sub':
-      case 'unsub':
-        return this.#subscribed(object);
-      case 'drain':
-        return this.#set('drain', Math.random() * object.within, () => this.#again('draining', 4503, true));
-      case 'error':
-        return this.#error(object);
-      // What this version does not know is left alone, so that servers can say more one day.
+    const { t, code, message, retry, field } = object;
+    if (t === 'ping') this.#send({ t: 'pong' });
+    else if (t === 'welcome') this.#welcome(object);
+    else if (t.endsWith('sub')) this.#subscribed(object);
+    else if (t === 'drain') this.#set(DRAIN, Math.random() * object.within, () => this.#again('draining', 4503, true));
+    else if (t === 'error') {
+      this.#tell((this.#said = new WeftError(code, message, retry, field)));
+      if (!retry) return;
+      this.#asking = ''; // it may have been the answer
+      this.#set(TOPICS, PROBE, () => this.#sync());
     }
+    // What this version does not know is left alone, so that servers can say more one day.
   }
 
   #welcome({ user, epoch, heartbeat, mailboxes }: FromServer): void {
@@ -305,7 +307,6 @@ export class Connection implements Link {
     this.#heartbeat = heartbeat;
     this.#refused = false;
     this.#reason = 'connect';
-    this.#own = 'user:' + user;
     this.#alive();
     if (user !== this.#state.user || epoch !== this.#state.epoch) this.#state = nothing(user, epoch);
     this.#renewLater();
@@ -327,16 +328,7 @@ export class Connection implements Link {
     }
     this.#state.cursors = { ...begin };
     this.#save();
-    this.#sink.begin(this.#own + ' ' + this.#state.epoch, begin);
-  }
-
-  #error(object: FromServer): void {
-    const { code, message, retry, field } = object;
-    this.#tell((this.#said = new WeftError(code, message, retry, field)));
-    // It may have been the answer to a sub.
-    if (!retry || !this.#since) return;
-    this.#asking = '';
-    this.#set('topics', PROBE, () => this.#sync());
+    this.#sink.begin(`${this.#state.user} ${this.#state.epoch}`, begin);
   }
 
   // renewLater hands the server a fresh token before this one expires. When none is to be had the session ends with it.
@@ -357,22 +349,23 @@ export class Connection implements Link {
         this.#tell(error);
       }
     };
-    if (ms > 0 && ms < TIMER_MOST) this.#set('auth', ms, renew);
+    if (ms > 0 && ms < TIMER_MOST) this.#set(AUTH, ms, renew);
   }
 
   // ---- topics
 
   // sync tells the server what is wanted and what is not, one thing at a time, until it is as it should be.
   #sync(): void {
-    if (this.#ended) for (const { reject } of this.#wishes.splice(0)) reject(this.#ended);
+    if (this.#ended) for (const [, reject] of this.#wishes.splice(0)) reject(this.#ended);
     if (!this.#since || this.#asking) return;
-    const fresh = this.#wanted.filter((to) => !this.#lanes.has(to));
-    const left = [...this.#lanes.keys()].filter((to) => to.startsWith(TOPIC) && !this.#wanted.includes(to));
+    const have = [...this.#lanes.keys()].filter((to) => to.startsWith(TOPIC)).map(named);
+    const fresh = this.#wanted.filter((topic) => !have.includes(topic));
+    const left = have.filter((topic) => !this.#wanted.includes(topic));
     this.#flush();
     const change = fresh[0] ? fresh : left;
     this.#asking = fresh[0] ? 'sub' : left[0] ? 'unsub' : '';
-    if (change[0]) this.#send({ t: this.#asking, topics: change.map(named) });
-    else for (const { resolve } of this.#wishes.splice(0)) resolve();
+    if (change[0]) this.#send({ t: this.#asking, topics: change });
+    else for (const [resolve] of this.#wishes.splice(0)) resolve();
   }
 
   // subscribed takes the answer to sub or unsub. An unsub that nobody asked for tells what a fresh token does not allow.
@@ -381,9 +374,9 @@ export class Connection implements Link {
       if (to in mailboxes) continue;
       this.#lanes.delete(to);
       if (this.#asking === t) continue;
-      this.#barred.push(to);
-      this.#wanted = this.#wanted.filter((wanted) => wanted !== to);
-      this.#tell(new WeftError('forbidden', `${to} is not allowed any more`));
+      this.#barred.push(named(to));
+      this.#wanted = this.#wanted.filter((topic) => topic !== named(to));
+      this.#tell(new WeftError('forbidden', `forbidden by now: ${to}`));
     }
     if (this.#asking === t) this.#asking = '';
     this.#enter(mailboxes);
@@ -396,36 +389,31 @@ export class Connection implements Link {
     return this.#state.cursors[to] ?? 0;
   }
 
-  #load(key: string): void {
-    if (key === this.#key) return;
-    this.#key = key;
-    this.#state = nothing();
-    this.#stored((store) => Object.assign(this.#state, JSON.parse(store.getItem(key) || '{}')));
-  }
-
+  // save writes the cursors down. What is left in a store that failed would fall behind, and take the device back after a
+  // reload.
   #save(): void {
-    this.#stored((store) => store.setItem(this.#key, JSON.stringify(this.#state)));
+    this.#stored((store) => {
+      try {
+        store.setItem(this.#key, JSON.stringify(this.#state));
+      } catch (error) {
+        store.removeItem!(this.#key);
+        throw error;
+      }
+    });
   }
 
-  // stored does something with the store. One that fails is not asked again; what is left in it would fall behind and take the
-  // device back after a reload.
+  // stored does something with the store. One that fails is not asked again.
   #stored(work: (store: Store) => unknown): void {
-    const store = this.#store;
     try {
-      if (store) work(store);
+      if (this.#store) work(this.#store);
     } catch (error) {
       this.#store = undefined;
       this.#tell(error);
-      try {
-        store!.removeItem!(this.#key);
-      } catch {
-        // It stays.
-      }
     }
   }
 
   #flushSoon(): void {
-    if (!this.#timers.ack) this.#set('ack', ACK_AFTER, () => this.#flush());
+    if (!this.#timers[ACK]) this.#set(ACK, ACK_AFTER, () => this.#flush());
   }
 
   // flush acknowledges what has been handled, and nothing above what this session was sent, whatever an earlier one handled.

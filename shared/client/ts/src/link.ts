@@ -23,7 +23,7 @@ export function open(options: Options, sink: Sink): Link | Promise<Link> {
   try {
     store ??= localStorage;
     // Without locks tabs can't share: each is a device of its own, and a reloaded one the same.
-    const local: Store = locks || !globalThis.sessionStorage ? localStorage : sessionStorage;
+    const local: Store = locks ? localStorage : sessionStorage;
     device ??= local.getItem(DEVICE) ?? undefined;
     if (!device) local.setItem(DEVICE, (device = fresh));
   } catch {

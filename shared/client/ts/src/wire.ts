@@ -36,7 +36,7 @@ export interface FromServer extends WireMessage {
 export function decode(line: string): FromServer {
   const object = JSON.parse(line);
   const mark = ',"data":';
-  if (object.t === 'msg' && 'data' in object) object.text = line.slice(line.indexOf(mark) + mark.length, -1);
+  if ('data' in object) object.text = line.slice(line.indexOf(mark) + mark.length, -1);
   return object;
 }
 

@@ -190,9 +190,10 @@ test.each(['getItem', 'setItem'] as const)('a page that may not use localStorage
   expect([seqs(), server.cursor(), weft.device.length > 8]).toEqual([['1'], 1, true]);
 });
 
-test('a page without localStorage is a device of its own', async () => {
+test('a page without storage is a device of its own', async () => {
   vi.mocked(Math.random).mockRestore();
   vi.stubGlobal('localStorage', undefined);
+  vi.stubGlobal('sessionStorage', undefined);
   const one = await client(server, { device: undefined as never });
   const two = await client(server, { device: undefined as never });
   expect(one.weft.device).not.toBe(two.weft.device);

@@ -40,6 +40,7 @@ export function stubPage(local: Store = new MemoryStore()) {
   vi.stubGlobal('removeEventListener', events.removeEventListener.bind(events));
   vi.stubGlobal('document', document);
   vi.stubGlobal('localStorage', local);
+  vi.stubGlobal('sessionStorage', new MemoryStore());
   return {
     local,
     fire: (event: string) => events.dispatchEvent(new Event(event)),
