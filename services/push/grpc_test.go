@@ -389,6 +389,31 @@ func TestCallsRefuse(t *testing.T) {
 	eventually(t, "no session is left", func() bool { return len(n.all()) == 0 && n.gate.arrivals.Load() == 0 })
 }
 
+// A client that says that it is there, and reads nothing of a stream that has room in its window: flow control makes the
+// writer wait, and its time is bounded.
+func TestACallThatIsNotReadIsCut(t *testing.T) {
+	w := newWorld(t)
+	n := w.node(func(n *Service) { n.cfg.Window, n.cfg.SlowAfter = 256<<20, 700*time.Millisecond })
+	c, made := newCallClient(t, n.listener.Addr().String(), token("alice"), "phone")
+	stream, err := c.service.Connect(c.ctx())
+	must(t, err)
+	must(t, stream.Send(&weftv1.ConnectRequest{Object: &weftv1.ConnectRequest_Hello{Hello: &weftv1.Hello{Device: "phone"}}}))
+	line := <-made
+	defer func() {
+		_ = line.Close()
+		_, _ = stream.CloseRequest(), stream.CloseResponse()
+	}()
+	_, err = stream.Receive()
+	must(t, err)
+	for range 40 { // 8 MiB: a client of Go takes 4 in advance
+		w.push(alice, `"`+strings.Repeat("x", 200<<10)+`"`)
+	}
+	eventually(t, "the session has ended", func() bool {
+		_ = stream.Send(&weftv1.ConnectRequest{Object: &weftv1.ConnectRequest_Pong{Pong: &weftv1.Pong{}}})
+		return len(n.all()) == 0
+	})
+}
+
 // A node that stops does not wait for a client that says nothing.
 func TestCallsThatSayNothingDelayNobody(t *testing.T) {
 	w := newWorld(t)
