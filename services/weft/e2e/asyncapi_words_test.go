@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -139,6 +140,33 @@ func TestAsyncAPIHasTheWordsOfGo(t *testing.T) {
 	both(t, "values of t", declarations(t, "shared/protocol", func(name, _ string) bool {
 		return len(name) > 1 && name[0] == 'T' && name[1] >= 'A' && name[1] <= 'Z'
 	}), told)
+}
+
+// What a code means is said where programs can read it.
+func TestAsyncAPIHasTheMeaningOfCodes(t *testing.T) {
+	d := readDocument(t)
+	for schema, meaning := range map[string]func(code string) (status int, retry bool){
+		"problemCode": func(code string) (int, bool) {
+			p := problem.New(problem.Code(code), "")
+			return p.Status(), p.Retry
+		},
+		"closeCode": func(code string) (int, bool) {
+			n, _ := strconv.Atoi(code)
+			return 0, !protocol.CloseCode(n).Fatal()
+		},
+	} {
+		for _, one := range d.at("components", "schemas", schema)["oneOf"].([]any) {
+			one := one.(map[string]any)
+			code := fmt.Sprint(one["const"])
+			status, retry := meaning(code)
+			if said := one["x-status"]; status != 0 && fmt.Sprint(said) != strconv.Itoa(status) {
+				t.Errorf("%s has the status %d, and asyncapi.yaml says %v", code, status, said)
+			}
+			if said := one["x-retry"] == true; said != retry {
+				t.Errorf("%s is worth a retry: %v, and asyncapi.yaml says %v", code, retry, said)
+			}
+		}
+	}
 }
 
 // members are the names that encoding/json gives the fields of a struct.

@@ -24,6 +24,9 @@ var runners = map[string]func(*desk, quickstart) *exec.Cmd{
 	"sh": (*desk).shell, "go": (*desk).golang, "js": (*desk).page, "jsx": (*desk).page,
 }
 
+// slow bounds the wait for a program that `go run` may have to build, or for a browser.
+const slow = 3 * patience
+
 // desk is a folder with a running fabric in .weft, and what was started there.
 type desk struct {
 	t     *testing.T
@@ -230,10 +233,10 @@ func (p *printed) all() string {
 	return p.text.String()
 }
 
-// until waits until the text is as wanted and returns it; what it has when the patience is over otherwise.
+// until waits until the text is as wanted and returns it; what there is when the patience is over otherwise.
 func (p *printed) until(t *testing.T, wanted func(string) bool) string {
 	t.Helper()
-	late := time.After(patience)
+	late := time.After(slow)
 	for !wanted(p.all()) {
 		select {
 		case <-p.more:
@@ -241,7 +244,7 @@ func (p *printed) until(t *testing.T, wanted func(string) bool) string {
 			t.Errorf("it has ended")
 			return p.all()
 		case <-late:
-			t.Errorf("nothing more came for %s", patience)
+			t.Errorf("it did not come within %s", slow)
 			return p.all()
 		}
 	}

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"os"
 	"regexp"
@@ -36,17 +37,31 @@ const most = 10
 
 // orders find the numbers of orders in what a receiver has printed.
 var orders = map[string]func(string) []int{
-	"receive-weft": inJSON, "receive-go": inJSON, "receive-sse": inJSON,
+	"receive-weft": inJSON, "receive-go": inJSON, "receive-sse": inJSON, "receive-grpc": inBase64,
 	"receive-browser": inWords, "receive-react": onPage,
 }
 
 var (
-	jsonOrder = regexp.MustCompile(`"order": ?(\d+)`)
-	wordOrder = regexp.MustCompile(`Order (\d+)`)
+	jsonOrder  = regexp.MustCompile(`"order": ?(\d+)`)
+	wordOrder  = regexp.MustCompile(`Order (\d+)`)
+	base64Data = regexp.MustCompile(`"data": "([\w+/=]+)"`)
 )
 
 func inJSON(text string) []int  { return numbers(jsonOrder, text) }
 func inWords(text string) []int { return numbers(wordOrder, text) }
+
+// inBase64 looks into bytes as JSON shows those of protobuf.
+func inBase64(text string) []int {
+	var data strings.Builder
+	for _, match := range base64Data.FindAllStringSubmatch(text, -1) {
+		decoded, err := base64.StdEncoding.DecodeString(match[1])
+		if err != nil {
+			return nil
+		}
+		data.Write(decoded)
+	}
+	return inJSON(data.String())
+}
 
 // onPage looks at the page as it was last.
 func onPage(text string) []int { return inWords(text[strings.LastIndex(text, "page:")+1:]) }
