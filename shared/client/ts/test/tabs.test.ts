@@ -376,6 +376,24 @@ test('another numbering voids what tabs know', async () => {
   expect(late.seen.at(-1)).toBe(4);
 });
 
+test('an acknowledgement of another numbering that is still under way counts for nothing', async () => {
+  const { browser, fabric, shown } = world(2);
+  shown[1]!.slow = true;
+  await pass();
+  fabric.publish(OWN, 5);
+  await pass();
+  browser.latency = () => 50;
+  fabric.series = 'b';
+  fabric.heads.set(OWN, 9);
+  fabric.stored.clear();
+  fabric.cut();
+  await pass(30);
+  shown[1]!.settle(); // it has not heard yet
+  await pass(1_000);
+  expect(shown[1]!.seen).toEqual([...upTo(5), ...upTo(9)]);
+  expect(fabric.cursor()).toBe(0);
+});
+
 test('closed for good is closed for all, and a tab that comes later tries anew', async () => {
   const { fabric, show, shown } = world(2);
   await pass();
