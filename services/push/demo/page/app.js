@@ -4,8 +4,9 @@ import { Log } from '/demo/log.js';
 import { Panel } from '/demo/panel.js';
 import { Record } from '/demo/record.js';
 import * as sessions from '/demo/session.js';
-import { count, plural, span } from '/demo/text.js';
-import { Weft } from '/demo/weft.js';
+import { closing, count, plural, span } from '/demo/text.js';
+import { connect } from '/demo/weft.js';
+import { Wire } from '/demo/wire.js';
 
 const $ = (id) => document.getElementById(id);
 const session = sessions.restore();
@@ -13,90 +14,113 @@ const record = new Record();
 const log = new Log($('log'));
 const panel = new Panel(document, view, leave);
 let client = null;
-let state = 'offline';
+let wire = null;
+let state = 'offline'; // offline, connecting, online, waiting, stopped
 let leftAt = 0; // ms since 1970 when the connection was lost; 0 while there is one
+let welcomed = ''; // the turn whose welcome is in the log
 let tokenless = false; // whether this server gives out no tokens
 let catching = null; // {left, all, omitted, since} while what was missed is coming
 
 window.weftDemo = record;
 
 function view() {
-  const shown = log.shown;
-  return { counts: record.counts, mailboxes: client?.mailboxes ?? [], topics: client?.topics ?? [], shown, total: log.total };
+  const { mailboxes = [], tabs = 1, leads = false, facts = null } = wire ?? {};
+  record.counts.repeats = wire?.repeats ?? 0;
+  return { counts: record.counts, gaps: record.gapsOf, mailboxes, tabs, leads, facts, topics: session.topics, shown: log.shown, total: log.total };
 }
+
+// ---- what the client tells
 
 const on = {
   status(status) {
-    // Only what changes is told: a server that is away for an hour must not fill the log.
-    if (state === 'online' && status.state !== 'online' && !leftAt) {
-      leftAt = Date.now();
-      catching = null;
-      log.note(status.state === 'offline' ? 'offline' : 'trouble', status.words, leftAt);
-    } else if (status.state === 'stopped') {
-      log.note('trouble', status.words, Date.now());
-    }
-    state = status.state;
-    panel.status(status);
-    $('announce').textContent = status.words;
-    countDown(status);
-    if (status.state === 'stopped' && !record.counts.connects) showLogin(status.words);
-    panel.draw();
-  },
-
-  welcome({ user, device, node, session: name, epoch, behind }) {
-    const first = record.counts.connects++ === 0;
-    $('node').textContent = node;
-    $('session').textContent = name;
-    $('epoch').textContent = epoch;
-    $('device').value = device;
-    const away = leftAt ? ` after ${span(Date.now() - leftAt)}` : '';
-    leftAt = 0;
-    const words = first ? `Connected as ${user}, device ${device}.` : `Back online${away}.`;
-    log.note('online', `${words} ${missed(behind, first)}`, Date.now());
-    catchUp(behind);
-  },
-
-  subscribed({ behind }) {
-    catchUp(behind);
-    panel.draw();
+    if (status.state === 'open') return online();
+    const now = { connecting: 'connecting', waiting: 'waiting', closed: 'stopped' }[status.state];
+    gone(now, closing(status, leftAt || state === 'online'), status.retryAt);
   },
 
   message(message) {
     const arrived = Date.now();
-    record.message(message);
-    log.message(message, arrived);
-    if (!message.caughtUp && !message.re) panel.latency(arrived - message.at);
-    if (message.caughtUp) caughtUp(1);
+    wire.handed(message.to, message.seq);
+    const shown = { ...message, caughtUp: wire.waited(message.to, message.seq) };
+    record.message(shown);
+    log.message(shown, arrived);
+    if (!shown.caughtUp && !shown.again) panel.latency(arrived - message.at);
+    if (shown.caughtUp) caughtUp(1);
     panel.draw();
   },
 
   gap(gap) {
+    wire.handed(gap.to, gap.last);
     record.gap(gap);
     log.gap(gap, Date.now());
-    caughtUp(gap.to - gap.from + 1, true);
+    caughtUp(gap.last - gap.first + 1, true);
     panel.draw();
   },
 
-  acked: () => panel.draw(),
-
-  repeat() {
-    record.counts.repeats++;
-    panel.draw();
+  error(error) {
+    if (error.name !== 'WeftError') return; // the status says it
+    if (error.code === 'hole') record.counts.holes++;
+    log.note('trouble', error.code === 'hole' ? `${capital(error.message)}.` : `The server says: ${error.message}`, Date.now());
   },
 
-  hole({ ch, expected, got }) {
-    record.counts.holes++;
-    log.note('trouble', `${ch} went from ${expected - 1} to ${got} without a word; asking again.`, Date.now());
-  },
-
-  problem({ message, code }) {
-    log.note('trouble', `The server says: ${message ?? code}`, Date.now());
+  failed({ message, error }) {
+    log.note('trouble', `No. ${count(message.seq)} of ${message.to} can’t be shown: ${error}`, Date.now());
   },
 };
 
-function missed(behind, first) {
-  if (behind === 0) return first ? 'Nothing was waiting.' : 'Nothing was missed.';
-  return first ? `${plural(behind, 'message')} waiting.` : `${plural(behind, 'message')} missed.`;
+function online() {
+  const first = record.counts.connects++ === 0;
+  const away = leftAt ? ` after ${span(Date.now() - leftAt)}` : '';
+  leftAt = 0;
+  const words = first ? `Connected as ${session.user}, device ${session.device}.` : `Back online${away}.`;
+  const known = wire.facts && wire.facts.turn !== welcomed; // else the tab that holds the connection has not told yet
+  log.note('online', known ? `${words} ${missed(wire.facts.behind, first)}` : words, Date.now());
+  welcomed = wire.facts?.turn ?? '';
+  show({ state: 'online', words: where() });
+}
+
+// gone tells that there is no connection. Only what changes is told in the log: a server that is away for an hour must not
+// fill it.
+function gone(now, words, retryAt) {
+  if (state === 'online' && !leftAt && now !== 'connecting') {
+    leftAt = Date.now();
+    catching = null;
+    log.note(now === 'offline' ? 'offline' : 'trouble', words, leftAt);
+  } else if (now === 'stopped') {
+    log.note('trouble', words, Date.now());
+  }
+  show({ state: now, words, retryAt });
+  if (now === 'stopped' && !record.counts.connects) showLogin(words);
+}
+
+// where says what this tab is connected to, and how.
+function where() {
+  const { facts, leads, draining } = wire;
+  if (!facts) return 'Connected.';
+  if (draining) return 'This node is leaving; moving to another one.';
+  return `Connected to node ${facts.node.slice(0, 6)}${leads ? '' : ' through another tab'}.`;
+}
+
+function show(status) {
+  state = status.state;
+  panel.status(status);
+  $('announce').textContent = status.words;
+  panel.draw();
+}
+
+// changed takes what is new on the wire. How much was missed is told by the tab that holds the connection.
+function changed(what, behind) {
+  const { facts, leads } = wire;
+  if (what === 'welcome') {
+    $('node').textContent = facts.node;
+    $('session').textContent = facts.session;
+    $('epoch').textContent = facts.epoch;
+    catchUp(leads ? facts.behind : 0);
+  } else if (what === 'behind') {
+    catchUp((catching?.left ?? 0) + behind);
+  }
+  if (state === 'online') panel.place(where());
+  panel.draw();
 }
 
 function catchUp(behind) {
@@ -118,21 +142,16 @@ function caughtUp(n, omitted = false) {
   $('announce').textContent = words;
 }
 
-// countDown tells when the next attempt comes, once a second.
-function countDown(status) {
-  clearInterval(countDown.timer);
-  if (status.state !== 'waiting') return;
-  const tell = () => {
-    const seconds = Math.ceil((status.retryAt - Date.now()) / 1_000);
-    $('reason').textContent = `${status.words} Next try ${seconds > 0 ? `in ${seconds} s` : 'now'}.`;
-  };
-  tell();
-  countDown.timer = setInterval(tell, 1_000);
+const capital = (words) => words[0].toUpperCase() + words.slice(1);
+
+function missed(behind, first) {
+  if (behind === 0) return first ? 'Nothing was waiting.' : 'Nothing was missed.';
+  return first ? `${plural(behind, 'message')} waiting.` : `${plural(behind, 'message')} missed.`;
 }
 
 // ---- logging in and out
 
-function connect() {
+function logIn() {
   sessions.keep(session);
   $('login').hidden = true;
   $('board').hidden = false;
@@ -140,27 +159,35 @@ function connect() {
   $('hint-user').textContent = session.user;
   $('device').value = session.device;
   document.title = `${session.user} · Weft`;
-  const url = new URL('/v1/ws', location.href);
-  url.protocol = url.protocol.replace('http', 'ws');
-  client = new Weft(
-    {
-      url: url.href,
-      user: session.user,
-      device: session.device,
-      topics: session.topics,
-      storage: localStorage,
-      token: tokenFor,
-    },
-    on,
-  );
-  client.connect();
+  goOnline();
 }
 
-async function tokenFor(refusal) {
+function goOnline() {
+  wire = new Wire(`${session.user}/${session.device}`, changed);
+  const { WebSocket } = wire;
+  const mine = connect({ url: '/v1/ws', token: session.token ?? tokenFor, device: session.device, topics: session.topics, WebSocket });
+  client = mine;
+  client.on('*', on.message);
+  // What a client says after its time is of no interest.
+  for (const event of ['status', 'gap', 'error', 'failed']) client.listen(event, (what) => mine === client && on[event](what));
+  on.status(client.status);
+}
+
+// leaveWith ends the client. What it says to that is of no interest.
+function leaveWith(now, words) {
+  const given = client;
+  client = null;
+  given?.close();
+  wire.close();
+  gone(now, words);
+}
+
+async function tokenFor() {
   try {
-    return await sessions.tokenOf(session, refusal);
+    return await sessions.fetchToken(session.user);
   } catch (error) {
     tokenless = error instanceof sessions.NoTokens;
+    if (error instanceof sessions.Refused) leaveWith('stopped', error.message); // else it is tried for ever
     throw error;
   }
 }
@@ -182,15 +209,14 @@ $('login-form').addEventListener('submit', (event) => {
   const token = $('token').value.trim();
   session.topics = sessions.topicsOf($('topics').value);
   session.user = $('user').value.trim();
-  session.own = token !== '';
-  session.token = token;
+  session.token = token || undefined;
   // Only a token can say who it is for; the name field is a wish.
   if (token) session.user = sessions.subjectOf(token) || session.user;
-  connect();
+  logIn();
 });
 
 $('logout').addEventListener('click', () => {
-  client.disconnect();
+  leaveWith('offline', '');
   sessions.forget();
   location.reload();
 });
@@ -198,19 +224,19 @@ $('logout').addEventListener('click', () => {
 // ---- on the board
 
 $('switch').addEventListener('click', () => {
-  if (state === 'offline' || state === 'stopped') client.connect();
-  else client.disconnect();
+  if (state === 'offline' || state === 'stopped') goOnline();
+  else leaveWith('offline', 'You took this tab offline.');
 });
 
-// Another device means another place in the mailboxes: the page begins anew as that device.
+// Another device means another place in the mailboxes: the tab begins anew as that device.
 $('device-form').addEventListener('submit', (event) => {
   event.preventDefault();
   const device = $('device').value.trim();
   if (!device || device === session.device) return;
-  client.disconnect(`Now the device ${device}.`);
+  leaveWith('offline', `Now the device ${device}.`);
   session.device = device;
   leftAt = 0;
-  connect();
+  logIn();
 });
 
 $('topic-form').addEventListener('submit', (event) => {
@@ -218,7 +244,8 @@ $('topic-form').addEventListener('submit', (event) => {
   const topics = sessions.topicsOf($('topic').value);
   $('topic').value = '';
   if (!topics.length) return;
-  client.subscribe(topics);
+  session.topics = [...new Set([...session.topics, ...topics])];
+  client?.subscribe(...topics).catch(() => {}); // the status and the log say why not
   keepTopics();
 });
 
@@ -228,18 +255,15 @@ $('clear').addEventListener('click', () => {
 });
 
 function leave(topic) {
-  client.unsubscribe([topic]);
+  session.topics = session.topics.filter((other) => other !== topic);
+  client?.unsubscribe(topic).catch(() => {}); // likewise
   keepTopics();
 }
 
 function keepTopics() {
-  session.topics = client.topics;
   sessions.keep(session);
   panel.draw();
 }
-
-window.addEventListener('online', () => client?.nudge());
-document.addEventListener('visibilitychange', () => document.hidden || client?.nudge());
 
 // On a phone the log comes first, and what stands beside it elsewhere is folded away above it.
 const narrow = matchMedia('(max-width: 800px)');
@@ -247,5 +271,5 @@ const fold = () => ($('side').open = !narrow.matches);
 narrow.addEventListener('change', fold);
 fold();
 
-if (session.user) connect();
+if (session.user) logIn();
 else showLogin();

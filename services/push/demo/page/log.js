@@ -60,10 +60,10 @@ export class Log {
 }
 
 function messageRow(message, arrived) {
-  const { ch, seq, type, at, re, caughtUp, live } = message;
+  const { to, seq, type, at, again, caughtUp, live } = message;
   const details = el('details');
-  const waited = caughtUp || re;
-  const mark = re ? el('span', 'mark', 'sent again') : caughtUp ? el('span', 'mark', 'caught up') : null;
+  const waited = caughtUp || again;
+  const mark = again ? el('span', 'mark', 'sent again') : caughtUp ? el('span', 'mark', 'caught up') : null;
   const delay = el('span', 'delay', text.span(arrived - at));
   delay.title = waited ? 'From publishing to arrival: it waited for this device' : 'From publishing to arrival';
   details.append(
@@ -72,17 +72,17 @@ function messageRow(message, arrived) {
       '',
       el('span', 'seq', live ? 'live' : text.count(seq)),
       el('span', 'what', el('span', 'type', type || 'message'), mark),
-      el('span', 'ch', ch),
+      el('span', 'ch', to),
       delay,
       el('time', '', text.time(at)),
     ),
   );
   // The payload is laid out when somebody looks at it, and not before.
   details.addEventListener('toggle', () => details.append(payload(message, arrived)), { once: true });
-  return el('li', `message thread-${text.thread(ch)}${waited ? ' waited' : ''}`, details);
+  return el('li', `message thread-${text.thread(to)}${waited ? ' waited' : ''}`, details);
 }
 
-function payload({ id, at, content_type: contentType = 'application/json', traceparent, text: data, bytes }, arrived) {
+function payload({ id, at, contentType, traceparent, text: data, bytes }, arrived) {
   const raw = bytes ?? new TextEncoder().encode(data);
   const hash = el('code', '', '…');
   sha256(raw).then((hex) => (hash.textContent = hex || 'needs HTTPS or this machine'));
@@ -99,8 +99,8 @@ function payload({ id, at, content_type: contentType = 'application/json', trace
   return el('div', 'payload', facts, body);
 }
 
-function gapRow({ ch, from, to, why }, arrived) {
-  const range = from === to ? `No. ${text.count(from)}` : `No. ${text.count(from)} to ${text.count(to)}`;
+function gapRow({ to, first, last, why }, arrived) {
+  const range = first === last ? `No. ${text.count(first)}` : `No. ${text.count(first)} to ${text.count(last)}`;
   const words = el('span', '', el('strong', '', range), ` will not come: ${text.why(why)}.`);
-  return el('li', `gap thread-${text.thread(ch)}`, words, el('span', 'ch', ch), el('time', '', text.time(arrived)));
+  return el('li', `gap thread-${text.thread(to)}`, words, el('span', 'ch', to), el('time', '', text.time(arrived)));
 }

@@ -5,25 +5,28 @@ const MOST = 100_000; // records kept: a page left open over the weekend must no
 export class Record {
   messages = []; // {ch, seq, id, type, at, re, caughtUp, hash}, in the order of arrival
   gaps = []; // {ch, from, to, why}
+  gapsOf = {}; // address → how many numbers will not come
   counts = { received: 0, live: 0, caughtUp: 0, again: 0, repeats: 0, gaps: 0, holes: 0, connects: 0, behind: 0 };
   #hashing = new Set();
 
   // message notes what arrived; its hash is filled in a moment later, and `settled` waits for it.
-  message({ ch, seq, id, type = '', at, re = false, caughtUp = false, text, bytes }) {
-    const record = { ch, seq, id, type, at, re, caughtUp, hash: '' };
+  message({ to, seq, id, type, at, again, caughtUp, text, bytes }) {
+    const record = { ch: to, seq, id, type, at, re: again, caughtUp, hash: '' };
     this.messages.push(record);
     if (this.messages.length > MOST) this.messages.splice(0, MOST / 10);
     this.counts.received++;
-    this.counts[re ? 'again' : caughtUp ? 'caughtUp' : 'live']++;
+    this.counts[again ? 'again' : caughtUp ? 'caughtUp' : 'live']++;
     const hashing = sha256(bytes ?? new TextEncoder().encode(text)).then((hash) => (record.hash = hash));
     this.#hashing.add(hashing);
     hashing.finally(() => this.#hashing.delete(hashing));
     return record;
   }
 
-  gap(gap) {
-    this.gaps.push(gap);
-    this.counts.gaps += gap.to - gap.from + 1;
+  gap({ to, first, last, why }) {
+    const n = last - first + 1;
+    this.gaps.push({ ch: to, from: first, to: last, why });
+    this.counts.gaps += n;
+    this.gapsOf[to] = (this.gapsOf[to] ?? 0) + n;
   }
 
   // settled is fulfilled when every message noted so far has its hash.

@@ -37,9 +37,37 @@ const WHYS = {
   quarantined: 'could not be processed',
   retention: 'older than the archive keeps',
   epoch: 'the archive was restored, and its numbering began anew',
+  away: 'other tabs have had it while this one slept',
 };
 
 export const why = (code) => WHYS[code] ?? `the server says: ${code}`;
+
+// What a close code means, for a person.
+const CLOSES = {
+  4400: 'The server did not accept what this page sent.',
+  4401: 'The token has expired or was revoked.',
+  4403: 'The token does not allow this.',
+  4408: 'The server found this page too slow or too quiet.',
+  4409: 'Another tab or program connected as this device and took over. Two need two device names.',
+  4413: 'Something this page sent was too large.',
+  4429: 'The server is busy and asked to wait.',
+  4503: 'The server node is shutting down.',
+};
+
+const REASONS = {
+  silent: 'Nothing was heard from the server for too long.',
+  hole: 'A message was missing on the way; asking for it again.',
+  draining: 'This node is leaving; moving to another one.',
+};
+
+// closing says why there is no connection. met: there has been one since the page was loaded.
+export function closing({ state, code, reason }, met) {
+  if (state === 'connecting') return 'Connecting …';
+  if (CLOSES[code]) return reason ? `${CLOSES[code]} (${reason})` : CLOSES[code];
+  if (code === 1006) return met ? 'The connection broke.' : 'The server can’t be reached, or refused the token.';
+  if (code) return 'The server closed the connection.';
+  return REASONS[reason] ?? reason ?? '';
+}
 
 // el makes an element: its class, its text or children.
 export function el(tag, className, ...children) {

@@ -28,10 +28,10 @@ export class Desk {
   }
 
   // publish appends a message to a mailbox and sends it to the sessions that hold it. at is ms since 1970.
-  publish(ch, { type = 'note', data = '{}', base64, id, at = Date.now() } = {}) {
+  publish(ch, { type = 'note', data = '{}', base64, contentType, id, at = Date.now() } = {}) {
     const box = this.#box(ch);
     const seq = box.length + 1;
-    const head = { t: 'msg', seq, id: id ?? `${ch}-${seq}`, type, at, ...(ch.startsWith('user:') ? {} : { ch }) };
+    const head = { t: 'msg', seq, id: id ?? `${ch}-${seq}`, type, at, content_type: contentType, ...(ch.startsWith('user:') ? {} : { ch }) };
     const payload = base64 === undefined ? `"data":${data}` : `"data64":"${base64}"`;
     box.push(`${JSON.stringify(head).slice(0, -1)},${payload}}`);
     this.#sendOut(ch);

@@ -51,7 +51,7 @@ test('messages are shown with what belongs to them, and the payload opens by key
 test('bytes that are not one line of JSON arrive as they were', async () => {
   const person = await alice();
   const bytes = Buffer.from([0, 255, 10, 13, 195, 40]);
-  desk.publish('user:alice', { base64: bytes.toString('base64') });
+  desk.publish('user:alice', { base64: bytes.toString('base64'), contentType: 'application/octet-stream' });
   const [message] = await person.received(1);
   assert.equal(message.hash, sha256(bytes));
 });
@@ -81,11 +81,35 @@ test('what was missed offline arrives in order, marked and counted, and nothing 
   assert.deepEqual(person.faults, []);
 });
 
-test('two tabs are two devices, and each gets everything', async () => {
+test('tabs of a browser share one connection, each gets everything, and the next one takes it over', async () => {
   const [one, other] = [await alice(), await alice()];
   desk.publish('user:alice');
   for (const person of [one, other]) assert.deepEqual(seqs(await person.received(1)), [1]);
-  assert.notEqual(desk.hellos[0].device, desk.hellos[1].device);
+  assert.equal(desk.hellos.length, 1);
+  await one.holds('This tab connects for all 2.');
+  await other.holds('Another tab connects for all 2.');
+  assert.match(await other.page.innerText('#reason'), /^Connected to node push-7 through another tab\.$/);
+  await one.acknowledged('user:alice', 1);
+  await other.acknowledged('user:alice', 1);
+  await one.screenshot('tabs-1-holds');
+  await other.screenshot('tabs-2-shares');
+  await one.page.close();
+  await other.holds('The only tab of this device.');
+  desk.publish('user:alice');
+  assert.deepEqual(seqs(await other.received(2)), [1, 2]);
+  assert.deepEqual([desk.hellos.length, desk.hellos[1].device, other.faults], [2, desk.hellos[0].device, []]);
+});
+
+test('a tab that is taken offline leaves the connection to the others', async () => {
+  const [one, other] = [await alice(), await alice()];
+  await one.goOffline();
+  await other.holds('The only tab of this device.');
+  desk.publish('user:alice');
+  assert.deepEqual(seqs(await other.received(1)), [1]);
+  await one.goOnline();
+  await one.holds('Another tab connects for all 2.');
+  desk.publish('user:alice');
+  for (const person of [one, other]) assert.deepEqual(seqs(await person.received(2)), [1, 2]); // what one has missed it gets from the other
 });
 
 test('another device name begins where that device stands', async () => {
@@ -118,6 +142,18 @@ test('a lost connection is told in words and mended without a hand', async () =>
   desk.close(4503, 'draining');
   await person.page.waitForFunction(() => weftDemo.counts.connects === 2);
   assert.match(await person.page.innerText('#log'), /The server node is shutting down\. \(draining\)/);
+});
+
+test('while there is no server the page tells when it tries again', async () => {
+  const person = await alice();
+  desk.reachable = false;
+  desk.close(4503, 'draining');
+  await person.page.waitForFunction(() => /^The server closed the connection\. Next try (in \d+ s|now)\.$/.test(document.querySelector('#reason').textContent));
+  await person.page.waitForSelector('#retry i');
+  await person.screenshot('waiting');
+  desk.reachable = true;
+  await person.online();
+  assert.ok(await person.page.isHidden('#retry'));
 });
 
 test('a device that was taken over stops and says so, until the person goes online', async () => {

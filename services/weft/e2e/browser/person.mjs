@@ -60,6 +60,11 @@ export class Person {
     return this.page.waitForFunction(shown, [ch, new Intl.NumberFormat('en').format(seq)]);
   }
 
+  // holds waits until the page says this of the tabs and the connection.
+  holds(words) {
+    return this.page.waitForFunction((wanted) => document.querySelector('#tabs').textContent === wanted, words);
+  }
+
   // entered waits until the server has answered for n mailboxes.
   entered(n) {
     return this.page.waitForFunction((wanted) => document.querySelectorAll('#mailboxes progress:not([hidden])').length === wanted, n);
