@@ -22,6 +22,7 @@ export class Publisher {
     const ready = new Promise((resolve, reject) => (publisher.#ready = { resolve, reject }));
     publisher.#socket.on('data', (data) => publisher.#read(data));
     publisher.#socket.on('error', (error) => publisher.#fail(error));
+    publisher.#socket.on('close', () => publisher.#fail(new Error('the connection to NATS ended')));
     const login = username ? { user: decodeURIComponent(username), pass: decodeURIComponent(password) } : {};
     const options = { verbose: false, pedantic: false, headers: true, no_responders: true, lang: 'node', version: '1', ...login };
     publisher.#write(`CONNECT ${JSON.stringify(options)}\r\nSUB ${publisher.#inbox}.* 1\r\nPING\r\n`);
