@@ -205,9 +205,10 @@ export class Tab implements Link {
 
   #status(status: Status): void {
     if (status.state !== 'closed') {
-      // Who joins is told once more.
-      if (JSON.stringify(status) !== this.#told) this.#sink.status(status);
-      this.#told = JSON.stringify(status);
+      const now = { ...status, leads: this.leads };
+      const text = JSON.stringify(now);
+      if (text !== this.#told) this.#sink.status(now); // else it is told once more because this tab has joined
+      this.#told = text;
       return;
     }
     this.#end(status);

@@ -126,6 +126,8 @@ export interface Status {
   readonly retryAt?: number | undefined;
   readonly code?: number | undefined;
   readonly reason?: string | undefined;
+  /** Of tabs that share a connection: whether it is this one that holds it. */
+  readonly leads?: boolean;
 }
 
 /** A handler has failed for the last time. With `onError: 'stop'` the message's ack() lets its mailbox go on. */

@@ -29,7 +29,7 @@ test('tabs share one connection and each sees every message', async () => {
     expect(tab.client.status.state).toBe('open');
   }
   expect(fabric.opened).toBe(1);
-  expect(shown.map((tab) => tab.tab.leads)).toEqual([true, false, false]);
+  expect(shown.map((tab) => tab.client.status.leads)).toEqual([true, false, false]);
   expect(fabric.cursor()).toBe(10);
 });
 
@@ -75,7 +75,7 @@ test('the leader dies in the middle of 100 messages', async () => {
   fabric.publish(OWN, 40);
   await pass();
   for (const tab of others) expect(tab.seen).toEqual(upTo(100));
-  expect(others.map((tab) => tab.tab.leads)).toEqual([true, false]);
+  expect(others.map((tab) => tab.client.status.leads)).toEqual([true, false]);
   expect(fabric.cursor()).toBe(100);
 });
 
@@ -158,7 +158,8 @@ test('a tab that comes later sees what comes from then on', async () => {
   expect(late.seen).toEqual(upTo(10, 6));
   expect(late.gaps).toEqual([]);
   expect(fabric.cursor()).toBe(5);
-  expect(late.statuses.at(-1)).toEqual({ state: 'open' });
+  expect(late.statuses.at(-1)).toEqual({ state: 'open', leads: false });
+  expect(late.statuses).toHaveLength(1);
   late.settle();
   await pass();
   expect(fabric.cursor()).toBe(10);
