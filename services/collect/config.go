@@ -30,7 +30,7 @@ func DefaultConfig() Config {
 
 // Flags registers the fields and sets their defaults.
 func (c *Config) Flags(fs *flag.FlagSet) {
-	fs.StringVar(&c.Listen, "listen", "127.0.0.1:8081", "listen `address` of POST /v1/messages; empty for none")
+	fs.StringVar(&c.Listen, "listen", "127.0.0.1:8081", "listen `address` of POST /v1/messages and gRPC; empty for none")
 	fs.StringVar(&c.Archive, "archive", "mongodb://127.0.0.1:27017/weft", "archive: mongodb://host/database or sqlite:path")
 	fs.StringVar(&c.Redis, "redis", "redis://127.0.0.1:6379/0", "Redis `URL`")
 	fs.IntVar(&c.Partitions, "partitions", 16, "partitions of the fabric; fixed when it is created")

@@ -4,13 +4,14 @@
 //
 // Streams in: WEFT_IN_<p> (the stream door, read by the partition's owner), WEFT_ACK (acknowledgements, any collect).
 // Subjects in: weft.publish.> (the request door, any collect), weft.collect.<p> (behind it, only the owner),
-// weft.history.{read,open,heads} (push nodes). HTTP in: POST /v1/messages.
+// weft.history.{read,open,heads} (push nodes). HTTP in: POST /v1/messages and, on the same port, gRPC
+// (weft.v1.PublishService).
 // Streams out: WEFT_MSG_<p> (archived messages), WEFT_QUARANTINE, WEFT_RECEIPT.
 //
 // Goroutines, all owned by Service.Run: the HTTP server, the reader of WEFT_ACK, a bounded number of request handlers,
 // and for each partition that this process owns a reader of its stream, the term's loop, its purger, and one at most that
 // does what may hang, so that the loop can refuse requests meanwhile (insist.go).
 //
-// The way of a message reads: door.go or http.go (request door) or intake.go (stream door), term.go (batch, acknowledge),
-// store.go (archive; what to do with a message that it refuses), log.go, quarantine.go.
+// The way of a message reads: door.go, http.go or grpc.go (request door) or intake.go (stream door), term.go (batch,
+// acknowledge), store.go (archive; what to do with a message that it refuses), log.go, quarantine.go.
 package collect
