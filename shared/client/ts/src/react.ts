@@ -1,3 +1,5 @@
+'use client';
+
 // React hooks. A component gets a Weft that stands for the connection: it can be used at once, also where nothing is ever
 // connected (on a server), and stays the same while connections come and go.
 

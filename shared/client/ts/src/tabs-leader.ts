@@ -89,7 +89,7 @@ export class Leader implements Sink {
 
   take(items: readonly Item[]): void {
     if (this.#over) return;
-    for (const { to, last } of items) this.#at.set(to, Math.max(last, this.#at.get(to) ?? 0));
+    for (const { to, last } of items) if (last > this.#at.get(to)!) this.#at.set(to, last);
     this.#say({ t: 'items', items });
   }
 

@@ -94,7 +94,7 @@ export class Tab implements Link {
   want(topics: readonly string[]): Promise<void> {
     this.#topics = topics;
     const want = ++this.#want;
-    if (this.#joined) this.#tell({ t: 'want', topics, want });
+    if (this.#term) this.#tell({ t: 'want', topics, want }); // else it joins with them
     const served = new Promise<void>((resolve, reject) => this.#wishes.push({ want, resolve, reject }));
     served.catch(() => {}); // whoever does not wait for it need not care
     return served;

@@ -45,10 +45,10 @@ export function share(options: Options, config: Config, sink: Sink, core: Core, 
 async function open(options: Options, config: Config, opening: Opening, scope: Scope): Promise<Link | undefined> {
   const { sink, core } = opening;
   await scope.locks.query();
-  if (options.shared === false) return options.device ? core.connect(config, sink) : own(config, opening, scope);
+  if (options.shared === false) return options.device ? core.connect(config, sink) : own(options, config, opening, scope);
   const known = await identify(config.token, opening);
   if (!known) return undefined;
-  if (!known.who) return own(config, opening, scope); // nobody can tell which tabs may see the same
+  if (!known.who) return own(options, config, opening, scope); // nobody can tell which tabs may see the same
   const name = 'weft:' + JSON.stringify([config.urls[0], known.who, config.device]);
   const { token } = known;
   return new Tab({ name, device: config.device, core, open: (leader) => core.connect({ ...config, token }, leader) }, sink, scope);
@@ -101,7 +101,7 @@ class Opening implements Link {
 
 // own is a connection with a device that no other tab has: the one that this tab had before it was reloaded, unless this is a
 // copy of a tab that lives.
-async function own(config: Config, opening: Opening, { locks, session }: Scope): Promise<Link | undefined> {
+async function own(options: Options, config: Config, opening: Opening, { locks, session }: Scope): Promise<Link | undefined> {
   let release = () => {};
   const hold = (device: string) =>
     new Promise<boolean>((held) => {
@@ -117,7 +117,7 @@ async function own(config: Config, opening: Opening, { locks, session }: Scope):
     await hold(device);
   }
   if (opening.closed) return void release();
-  const link = opening.core.connect({ ...config, device, store: session ?? config.store }, opening.sink);
+  const link = opening.core.connect({ ...config, device, store: options.store ?? session ?? config.store }, opening.sink);
   return {
     device,
     want: (topics) => link.want(topics),

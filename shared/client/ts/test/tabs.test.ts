@@ -328,6 +328,21 @@ test('a subscription that is under way outlives the leader', async () => {
   expect(fabric.cursor('topic:news')).toBe(1);
 });
 
+test('a subscription at any moment of joining is served', async () => {
+  for (let ms = 0; ms < 120; ms += 3) {
+    const { browser, show, shown } = world(1);
+    await pass();
+    browser.latency = () => 20;
+    const late = show();
+    if (ms) await pass(ms - 1);
+    let served = false;
+    void late.client.subscribe('news').then(() => (served = true));
+    await pass(500);
+    expect(served, `after ${ms} ms`).toBe(true);
+    for (const tab of [...shown, late]) tab.client.close();
+  }
+});
+
 test('live messages reach all tabs', async () => {
   const { fabric, shown } = world(2);
   const live: boolean[] = [];
