@@ -35,6 +35,7 @@ const server = createServer(({ url }, response) => {
 await new Promise((listening) => server.listen(0, '127.0.0.1', listening));
 
 const browser = await launch();
+browser.on('disconnected', () => process.exit()); // told to end, playwright closes it
 const page = await browser.newPage();
 page.on('console', (message) => console.log(`console: ${message.text()}`));
 page.on('pageerror', (error) => console.log(`error: ${error.stack}`));
