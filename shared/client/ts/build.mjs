@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
 
 import { build } from 'esbuild';
+import { minify } from 'terser';
 
 const CORE_MOST = 4096; // bytes: everything that `import { connect } from '@weft/client'` loads at once
 const here = fileURLToPath(new URL('.', import.meta.url));
@@ -18,6 +19,7 @@ const options = {
   external: Object.keys(peerDependencies),
   bundle: true,
   splitting: true,
+  chunkNames: '[name]',
   format: 'esm',
   target: 'es2022',
   outdir: 'dist',
@@ -29,7 +31,8 @@ await build({ ...options, sourcemap: true });
 execFileSync('node', [fileURLToPath(import.meta.resolve('typescript/bin/tsc')), '-p', 'tsconfig.build.json'], { cwd: here, stdio: 'inherit' });
 
 const { metafile, outputFiles } = await build({ ...options, entryPoints: ['src/index.ts'], minify: true, write: false });
-const files = new Map(outputFiles.map(({ path, contents }) => [path.slice(here.length), contents]));
+const terse = async ({ path, text }) => [path.slice(here.length), (await minify(text, { module: true, ecma: 2022, compress: { passes: 3 } })).code];
+const files = new Map(await Promise.all(outputFiles.map(terse)));
 
 /** All outputs that loading some loads at once. */
 function loaded(...outputs) {

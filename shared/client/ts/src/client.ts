@@ -96,7 +96,7 @@ export class Client implements Weft {
   }
 
   close(): void {
-    if (!this.#closed) this.status = { state: 'closed', code: 1000, reason: 'close' };
+    if (!this.#closed) this.status = { state: 'closed', code: 1000 };
     this.#opened.then((link) => link.close());
   }
 
@@ -108,7 +108,8 @@ export class Client implements Weft {
   #begin(series: string, cursors: Readonly<Record<Address, number>>): void {
     if (series !== this.#series) this.#boxes.clear();
     this.#series = series;
-    for (const [to, seen] of Object.entries(cursors)) {
+    for (const to in cursors) {
+      const seen = cursors[to]!;
       if (!(seen <= this.#boxes.get(to)?.seen!)) this.#boxes.set(to, { seen, open: new Set(), turn: Promise.resolve() });
     }
   }

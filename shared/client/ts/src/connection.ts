@@ -88,7 +88,7 @@ export class Connection implements Link {
     this.#config = config;
     this.#sink = sink;
     this.device = config.device;
-    this.#at = Math.floor(Math.random() * config.urls.length);
+    this.#at = (Math.random() * config.urls.length) | 0;
     this.#store = config.store;
     this.#watch('add');
     queueMicrotask(() => this.#open());
@@ -120,7 +120,7 @@ export class Connection implements Link {
     const turn = this.#turn;
     const { urls, WebSocket } = this.#config;
     this.#sink.status({ state: 'connecting' });
-    this.#wait(PATIENCE);
+    this.#wait();
     try {
       const token = await this.#fresh();
       if (turn !== this.#turn) return;
@@ -136,12 +136,12 @@ export class Connection implements Link {
       this.#socket = socket;
       socket.onopen = () => {
         const { epoch, cursors } = this.#state;
-        this.#wait(PATIENCE);
+        this.#wait();
         this.#send({ t: 'hello', device: this.device, epoch, cursors, topics: this.#wanted, client: CLIENT });
       };
       socket.onmessage = ({ data }) => this.#read(data);
       socket.onclose = ({ code, reason }) => this.#lost(code, reason);
-      this.#wait(PATIENCE);
+      this.#wait();
     } catch (error) {
       if (turn === this.#turn) this.#again(this.#tell(error));
     }
@@ -171,31 +171,30 @@ export class Connection implements Link {
   }
 
   #lost(code: number, reason: string): void {
-    const refused = this.#refused;
+    let atOnce = false;
     if (code === 4401) {
+      atOnce = !this.#refused;
       this.#token = '';
+      this.#reason = atOnce ? 'expired' : 'rejected';
       this.#refused = true;
-      this.#reason = refused ? 'rejected' : 'expired';
-      return this.#again(reason, code, !refused);
-    }
-    if (reason === 'cursor_ahead') {
+    } else if (reason === 'cursor_ahead') {
+      atOnce = true;
       this.#state = nothing();
       this.#sink.begin('', {});
-      return this.#again(reason, code, true);
-    }
-    if (FATAL.includes(code)) return this.#stop(code, reason);
+    } else if (FATAL.includes(code)) return this.#stop(code, reason);
     if (code === 4429) this.#tries += BUSY;
     // Browsers do not tell why a handshake was refused: it may have been for the token.
     if (!this.#since && this.#tries === 3) this.#token = '';
-    this.#again(reason, code);
+    this.#again(reason, code, atOnce);
   }
 
   // again connects after a random part of a limit that doubles when all nodes have failed; without a pause if the last session
   // was fine and there is no need for one.
   #again(reason: string, code?: number, atOnce = false): void {
     this.#drop();
-    const limit = Math.min(BACKOFF_LEAST * 2 ** ((this.#tries / this.#config.urls.length) | 0), BACKOFF_MOST);
-    const pause = this.#tries++ || !atOnce ? Math.random() * limit : 0;
+    const limit = atOnce && !this.#tries ? 0 : BACKOFF_LEAST * 2 ** ((this.#tries / this.#config.urls.length) | 0);
+    const pause = Math.random() * Math.min(limit, BACKOFF_MOST);
+    this.#tries++;
     this.#set(RETRY, pause, () => this.#open());
     this.#sink.status({ state: 'waiting', retryAt: Date.now() + pause, code, reason });
   }
@@ -229,7 +228,7 @@ export class Connection implements Link {
     }, ms);
   }
 
-  #wait(ms: number): void {
+  #wait(ms = PATIENCE): void {
     this.#set(WATCH, ms, () => this.#again('silent'));
   }
 
@@ -261,8 +260,7 @@ export class Connection implements Link {
     const items: Item[] = [];
     this.#alive();
     for (const line of text.split('\n')) {
-      if (this.#socket !== socket) break; // what we read made us leave
-      if (!line) continue;
+      if (!line || this.#socket !== socket) break; // what we read made us leave
       const object = decode(line);
       if (object.t === 'msg' || object.t === 'gap') this.#place(object, items);
       else {
@@ -288,11 +286,11 @@ export class Connection implements Link {
   }
 
   #control(object: FromServer): void {
-    const { t, code, message, retry, field } = object;
+    const { t, code, message, retry, field, within } = object;
     if (t === 'ping') this.#send({ t: 'pong' });
     else if (t === 'welcome') this.#welcome(object);
     else if (t.endsWith('sub')) this.#subscribed(object);
-    else if (t === 'drain') this.#set(DRAIN, Math.random() * object.within, () => this.#again('draining', 4503, true));
+    else if (t === 'drain') this.#set(DRAIN, Math.random() * within, () => this.#again('draining', 4503, true));
     else if (t === 'error') {
       this.#tell((this.#said = new WeftError(code, message, retry, field)));
       if (!retry) return;
@@ -335,7 +333,7 @@ export class Connection implements Link {
   #renewLater(): void {
     const old = this.#token;
     const left = claims(old).exp! * 1000 - Date.now(); // NaN when it does not say
-    const ms = left - Math.min(TOKEN_EARLY, left / 10);
+    const ms = Math.max(left - TOKEN_EARLY, left * 0.9);
     const renew = async () => {
       const turn = this.#turn;
       this.#token = '';
@@ -363,8 +361,7 @@ export class Connection implements Link {
     const left = have.filter((topic) => !this.#wanted.includes(topic));
     this.#flush();
     const change = fresh[0] ? fresh : left;
-    this.#asking = fresh[0] ? 'sub' : left[0] ? 'unsub' : '';
-    if (change[0]) this.#send({ t: this.#asking, topics: change });
+    if (change[0]) this.#send({ t: (this.#asking = fresh[0] ? 'sub' : 'unsub'), topics: change });
     else for (const [resolve] of this.#wishes.splice(0)) resolve();
   }
 
@@ -376,7 +373,7 @@ export class Connection implements Link {
       if (this.#asking === t) continue;
       this.#barred.push(named(to));
       this.#wanted = this.#wanted.filter((topic) => topic !== named(to));
-      this.#tell(new WeftError('forbidden', `forbidden by now: ${to}`));
+      this.#tell(new WeftError('forbidden', to));
     }
     if (this.#asking === t) this.#asking = '';
     this.#enter(mailboxes);
@@ -423,7 +420,7 @@ export class Connection implements Link {
       const seq = Math.min(this.#cursor(ch), lane.next - 1);
       if (seq > lane.acked) acks.push({ t: 'ack', seq: (lane.acked = seq), ch });
     }
-    if (acks.length) this.#send(...acks);
+    if (acks[0]) this.#send(...acks);
   }
 }
 

@@ -16,7 +16,7 @@ export type Core = typeof core;
 export function open(options: Options, sink: Sink): Link | Promise<Link> {
   const { token, WebSocket = globalThis.WebSocket as SocketConstructor } = options;
   const urls = [options.url].flat().map(endpoint);
-  if (!WebSocket) throw new TypeError('weft: no WebSocket');
+  if (!WebSocket) throw TypeError('no WebSocket');
   const locks = globalThis.navigator?.locks;
   let { store, device } = options;
   const fresh = Math.random().toString(36).slice(2);
@@ -24,15 +24,15 @@ export function open(options: Options, sink: Sink): Link | Promise<Link> {
     store ??= localStorage;
     // Without locks tabs can't share: each is a device of its own, and a reloaded one the same.
     const local: Store = locks ? localStorage : sessionStorage;
-    device ??= local.getItem(DEVICE) ?? undefined;
-    if (!device) local.setItem(DEVICE, (device = fresh));
+    device ||= local.getItem(DEVICE)!;
+    if (!device) local.setItem(DEVICE, fresh);
   } catch {
     // There is none, or the page may not use it: then it is another device each time.
   }
-  const config: Config = { urls, token, store, WebSocket, device: device ?? fresh };
+  const config: Config = { urls, token, store, WebSocket, device: device || fresh };
   if (!locks) return core.connect(config, sink);
   return import('./tabs.js').then(
     ({ share }) => share(options, config, sink, core),
-    () => core.connect({ ...config, device: options.device ?? fresh }, sink),
+    () => core.connect({ ...config, device: options.device || fresh }, sink),
   );
 }

@@ -37,7 +37,7 @@ test('urls are taken as people write them', async () => {
   expect(server.sessions.map(({ url }) => url)).toEqual(want);
   expect(() => connect({ url: 'http://', token: 'x', WebSocket: server.WebSocket })).toThrow(TypeError);
   vi.stubGlobal('WebSocket', undefined);
-  expect(() => connect({ url: 'http://h', token: 'x' })).toThrow('weft: no WebSocket');
+  expect(() => connect({ url: 'http://h', token: 'x' })).toThrow('no WebSocket');
 });
 
 test('a ping is answered, and what a later version says is left alone', async () => {
