@@ -83,7 +83,10 @@ func (c calls) serve(ctx context.Context, out *call, mute bool, listen func(*ses
 	} else {
 		c.attend(ctx, s, out.stream, func() error { return listen(s) })
 	}
-	return out.verdict()
+	if out.err != nil {
+		return out.err
+	}
+	return ctx.Err() // the client has hung up, or named a time that is over
 }
 
 // meet opens a session for a client once it has said hello, unless the node ends before.

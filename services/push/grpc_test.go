@@ -2,6 +2,7 @@ package push
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -387,6 +388,22 @@ func TestCallsRefuse(t *testing.T) {
 		t.Errorf("nothing was acknowledged: %v", err)
 	}
 	eventually(t, "no session is left", func() bool { return len(n.all()) == 0 && n.gate.arrivals.Load() == 0 })
+}
+
+// A stream for which the client has named a time ends with it, and says so: it is not the server's farewell.
+func TestCallsEndInTime(t *testing.T) {
+	n := newWorld(t).node()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+n.listener.Addr().String()+weftv1connect.PushServiceSubscribeProcedure, strings.NewReader("\x00\x00\x00\x00\x02{}"))
+	must(t, err)
+	r.Header = http.Header{"Authorization": {"Bearer " + token("alice")}, "Content-Type": {"application/connect+json"}, "Connect-Timeout-Ms": {"300"}}
+	transport := &http.Transport{DisableKeepAlives: true}
+	answer, err := transport.RoundTrip(r)
+	must(t, err)
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil || !strings.Contains(string(text), `"welcome"`) || !strings.Contains(string(text), "deadline_exceeded") {
+		t.Errorf("%q, %v", text, err)
+	}
 }
 
 // A client that says that it is there, and reads nothing of a stream that has room in its window: flow control makes the

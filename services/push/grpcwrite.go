@@ -82,9 +82,6 @@ func (c *call) Close(code protocol.CloseCode, reason string) {
 	c.end()
 }
 
-// verdict is what the call ends with, once the session has ended.
-func (c *call) verdict() error { return c.err }
-
 // payload is the payload of a `msg` as it was published.
 func payload(object []byte, o *protocol.FromServer) []byte {
 	if data := protocol.Data(object); data != nil {

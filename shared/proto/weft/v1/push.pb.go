@@ -855,7 +855,7 @@ func (x *Mailbox) GetNext() uint64 {
 // Message is one message of a mailbox.
 type Message struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The position in the mailbox: the last one's plus 1, always.
+	// The position in the mailbox: always the last plus 1.
 	Seq uint64 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
 	// The id, unique in the mailbox.
 	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
