@@ -133,13 +133,23 @@ export class Tab implements Link {
     if (order.term > this.#term || order.t === 'lead') {
       this.#term = order.term;
       if (this.#leader && this.#leader.term < order.term) this.#yield();
-      this.#join();
-    } else if (order.t === 'status') this.#status(order.status);
-    else if (order.t === 'error') this.#sink.error(this.#unpack(order.error));
-    else if (order.t === 'ask') this.#tell({ t: 'here' });
-    else if (order.t === 'begin') this.#begin(order.series, order.cursors);
-    else if (order.t === 'items') this.#take(order.items);
-    else if (order.t === 'served') this.#served(order.want);
+      return this.#join();
+    }
+    switch (order.t) {
+      case 'begin':
+        return this.#begin(order.series, order.cursors);
+      case 'items':
+        return this.#take(order.items);
+      case 'status':
+        return this.#status(order.status);
+      case 'error':
+        return this.#sink.error(this.#unpack(order.error));
+      case 'served':
+        return this.#served(order.want);
+      case 'ask':
+        return this.#tell({ t: 'here' });
+      // What this version does not know is left alone: another tab may have a newer one.
+    }
   }
 
   #join(): void {
@@ -220,6 +230,8 @@ export class Tab implements Link {
     if (this.#closed) return;
     this.#closed = true;
     this.#queue.abort();
+    this.#scope.events?.removeEventListener('pagehide', this.#onhide);
+    this.#scope.events?.removeEventListener('pageshow', this.#onshow);
     const why = new this.#sharing.core.WeftError(status.reason ?? 'closed', 'the connection was closed for good', false, undefined, status.code);
     for (const wish of this.#wishes) wish.reject(why);
     this.#sink.status(status);

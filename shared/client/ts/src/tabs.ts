@@ -1,5 +1,5 @@
 // How the tabs of one user on one origin share a connection. One tab leads: it has the Connection and the store of cursors.
-// All tabs, the leading one too, are alike otherwise: each has its handlers and an Inbox. A BroadcastChannel carries what
+// All tabs, the leading one too, are alike otherwise: each has a Client with its handlers. A BroadcastChannel carries what
 // they say to each other; a browser delivers what one tab says in the order in which it was said.
 //
 // - Each tab holds a lock of its own for as long as it lives, and waits for the lock to lead. Browsers release the locks
@@ -16,8 +16,8 @@
 // - `want` says which topics a tab wants; the leader subscribes to all that some tab wants and answers `served`.
 // - A tab that sees a jump joins again. What nobody can give it any more is a gap with why `away`.
 // - A tab that lives but does not answer (frozen, in a debugger) holds acknowledgements back until it has left 3 questions
-//   unanswered, 5 s apart (`ask`, `here`); then it does not count until it speaks. Likewise a leader that leaves 3 questions
-//   unanswered loses the lock to one who asked. Browsers may stretch the 5 s of a hidden tab to a minute.
+//   unanswered, 5 s apart (`ask`, `here`): 20 s at most; then it does not count until it speaks. Likewise a leader that does
+//   not answer for 25 s loses the lock to one who asked. Browsers may stretch the 5 s of a hidden tab to a minute.
 
 import type { Config } from './connection.js';
 import type { Core } from './link.js';

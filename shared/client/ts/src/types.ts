@@ -1,7 +1,7 @@
 // How the parts fit together.
 //
 //                 Sink: begin, take, status, error
-//   Connection ─────────────────────────────────────▶ Client (with its Inbox) ──▶ your handlers
+//   Connection ─────────────────────────────────────▶ Client ──▶ your handlers
 //              ◀─────────────────────────────────────
 //                 Link: want, ack, close
 //
@@ -9,9 +9,9 @@
 // owns the cursors, which are in the store before they are acknowledged. It hands out items of a mailbox in order and
 // without a hole, but may repeat them: after a reconnect the server sends again whatever was not acknowledged.
 //
-// Inbox (inbox.ts) knows what the handlers of one page have been given and have settled. It drops what it has handed over
-// before, calls handlers, tries them again, and says `ack` whenever the settled part of a mailbox has grown without a hole.
-// Client (client.ts) is what connect() returns.
+// Client (client.ts) is what connect() returns. It knows what the handlers of one page have been given and have settled: it
+// drops what it has handed over before, calls handlers, tries them again, and says `ack` whenever the settled part of a mailbox
+// has grown without a hole.
 //
 // Several tabs can share one connection because everything that crosses this seam is plain data that survives
 // structuredClone: the tab that leads has the Connection and its store, and every tab (the leader too) has a Client. What
@@ -112,9 +112,9 @@ export interface Gap {
   readonly last: number;
   /**
    * `epoch`: the archive was restored from a backup and numbers anew; the gap then is what lies before this device's new
-   * start.
+   * start. `away`: other tabs have acknowledged what came while this one was not there, and none remembers it.
    */
-  readonly why: 'expired' | 'superseded' | 'deleted' | 'quarantined' | 'retention' | 'epoch' | (string & {});
+  readonly why: 'expired' | 'superseded' | 'deleted' | 'quarantined' | 'retention' | 'epoch' | 'away' | (string & {});
 }
 
 /**
