@@ -80,6 +80,16 @@ func frameOf(first uint64, n int) (frame []byte) {
 // BenchmarkIdleConnection measures what one idle WebSocket of one user costs the node, in bytes. The clients are bare
 // sockets, Redis is away and the archive forgets the devices, so that what grows is the node's.
 func BenchmarkIdleConnection(b *testing.B) {
+	idle(b, bareClient)
+}
+
+// BenchmarkIdleStream measures the same of a stream of Server-Sent Events.
+func BenchmarkIdleStream(b *testing.B) {
+	idle(b, bareStream)
+}
+
+func idle(b *testing.B, open func(b *testing.B, to *net.TCPAddr, user string) int) {
+	b.Helper()
 	w := newWorld(b)
 	n := w.node(func(n *Service) { n.cfg.Heartbeat = time.Hour })
 	w.redis.Close()
@@ -88,7 +98,7 @@ func BenchmarkIdleConnection(b *testing.B) {
 		const connections = 2000
 		fds := make([]int, connections)
 		for i := range fds {
-			fds[i] = bareClient(b, n.listener.Addr().(*net.TCPAddr), fmt.Sprint("user", i))
+			fds[i] = open(b, n.listener.Addr().(*net.TCPAddr), fmt.Sprint("user", i))
 		}
 		w.archive.set(func() { w.archive.cursors, w.archive.opens = map[cursorKey]uint64{}, nil })
 		moreHeap, moreStack := footprint()
@@ -121,10 +131,31 @@ func bareClient(b *testing.B, to *net.TCPAddr, user string) int {
 	return fd
 }
 
+// bareStream opens a stream of events in the same way.
+func bareStream(b *testing.B, to *net.TCPAddr, user string) int {
+	b.Helper()
+	fd, err := converse(to, step{
+		say:  "GET " + protocol.PathSSE + "?device=phone HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + token(user) + "\r\n\r\n",
+		hear: protocol.TWelcome,
+	})
+	must(b, err)
+	return fd
+}
+
 func closeFD(fd int) { _ = syscall.Close(fd) } // of a test that is over
 
 // connect opens a session on a socket that is nothing but a number. A refusal is an error with what was said.
 func connect(to *net.TCPAddr, user, device string) (fd int, err error) {
+	hello := fmt.Sprintf(`{"t":"hello","device":"%s"}`, device)
+	return converse(to, step{"GET " + protocol.Path + " HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
+		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: " + protocol.Name + "\r\nAuthorization: Bearer " + token(user) + "\r\n\r\n", "101 "},
+		step{"\x81" + string([]byte{0x80 | byte(len(hello)), 0, 0, 0, 0}) + hello, protocol.TWelcome}) // masked with zeros
+}
+
+// step is what a socket says, and what has to be in the answer.
+type step struct{ say, hear string }
+
+func converse(to *net.TCPAddr, steps ...step) (fd int, err error) {
 	fd, err = syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fd, err
@@ -132,12 +163,7 @@ func connect(to *net.TCPAddr, user, device string) (fd int, err error) {
 	if err := syscall.Connect(fd, &syscall.SockaddrInet4{Port: to.Port, Addr: [4]byte(to.IP.To4())}); err != nil {
 		return fd, err
 	}
-	hello := fmt.Sprintf(`{"t":"hello","device":"%s"}`, device)
-	for _, step := range []struct{ say, hear string }{
-		{"GET " + protocol.Path + " HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
-			"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: " + protocol.Name + "\r\nAuthorization: Bearer " + token(user) + "\r\n\r\n", "101 "},
-		{"\x81" + string([]byte{0x80 | byte(len(hello)), 0, 0, 0, 0}) + hello, protocol.TWelcome}, // masked with zeros
-	} {
+	for _, step := range steps {
 		if _, err := syscall.Write(fd, []byte(step.say)); err != nil {
 			return fd, err
 		}

@@ -204,15 +204,6 @@ func TestAFreshToken(t *testing.T) {
 	d.quiet()
 }
 
-func TestAnExpiredTokenEndsTheSession(t *testing.T) {
-	w := newWorld(t)
-	n := w.node()
-	d := n.dial(t, token("alice", func(who *identity.Identity) { who.Expires = time.Now().Add(300 * time.Millisecond).UnixMilli() }))
-	d.hello("phone")
-	d.want(protocol.TWelcome)
-	d.end(protocol.CloseToken, problem.TokenExpired)
-}
-
 func TestSubscribe(t *testing.T) {
 	w := newWorld(t)
 	n := w.node()
@@ -299,38 +290,6 @@ func TestASubscriptionDoesNotTakeTheDeviceBack(t *testing.T) {
 	if want := other.id + "/newer"; state.Previous != want {
 		t.Errorf("the device is held by %q, not %q", state.Previous, want)
 	}
-}
-
-// TestNoArchiveNoSession: what the archive alone knows, nobody may guess.
-func TestNoArchiveNoSession(t *testing.T) {
-	w := newWorld(t)
-	n := w.node()
-	w.archive.set(func() { w.archive.down = true })
-	d := n.dial(t, token("alice"))
-	d.hello("phone")
-	d.end(protocol.CloseBackOff, problem.Unavailable)
-	eventually(t, "nothing of the session is left", func() bool { return len(n.all()) == 0 && len(w.holders(alice)) == 0 })
-}
-
-// TestASessionThatEndsWhileItOpensLeavesNothing: its token is verified, its lanes are made, and it is replaced.
-func TestASessionThatEndsWhileItOpensLeavesNothing(t *testing.T) {
-	w := newWorld(t)
-	n := w.node()
-	gate := make(chan struct{})
-	w.archive.set(func() { w.archive.opening = gate })
-	d := n.dial(t, token("alice"))
-	d.hello("phone")
-	eventually(t, "the session waits for the archive", func() bool {
-		w.archive.mu.Lock()
-		defer w.archive.mu.Unlock()
-		return len(w.archive.opens) == 1
-	})
-	n.replace(n.all()[0].id, newID(time.Now().Add(time.Second)))
-	close(gate)
-	d.end(protocol.CloseReplaced, problem.Replaced)
-	eventually(t, "nothing of the session is left", func() bool {
-		return len(n.all()) == 0 && !n.hub.holds(alice) && len(w.holders(alice)) == 0
-	})
 }
 
 // FuzzTakeApart holds that whatever a client sends is objects or a problem with a close code that says so.

@@ -32,7 +32,8 @@ type transport interface {
 	// Ask asks the client for an answer that it can't have given before; the session's echo is called with the number
 	// when it comes. It waits like Write. A mute client is not asked.
 	Ask(number uint32) error
-	// Cut ends the connection at once, without a word; whatever waits in it fails. It may be called at any time.
+	// Cut ends the connection at once, without a word; whatever waits in it fails. It may be called at any time, and is
+	// called again until the session has ended.
 	Cut()
 }
 

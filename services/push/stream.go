@@ -2,11 +2,13 @@ package push
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"sync"
 	"time"
 
 	"github.com/weftpush/weft/shared/protocol"
+	"github.com/weftpush/weft/shared/service"
 )
 
 // stream is what those transports share whose life is the handler of an HTTP request: SSE, and the calls of gRPC. The
@@ -15,25 +17,33 @@ import (
 // thing that its Close does is end.
 type stream struct {
 	control *http.ResponseController
+	conn    net.Conn
 	ended   chan struct{} // closed by end
 
-	mu   sync.Mutex // protects left; held while the response is cut
-	left bool       // the handler returns
+	mu   sync.Mutex // protects the rest; held while the response is cut
+	cut  bool
+	left bool // the handler returns
 }
 
-func newStream(w http.ResponseWriter) *stream {
-	return &stream{control: http.NewResponseController(w), ended: make(chan struct{})}
+func newStream(w http.ResponseWriter, r *http.Request) *stream {
+	return &stream{control: http.NewResponseController(w), conn: service.Conn(r.Context()), ended: make(chan struct{})}
 }
 
 // end says that nothing will be written any more.
 func (st *stream) end() { close(st.ended) }
 
-// Cut implements transport: a write that is under way fails.
+// Cut implements transport: a write that is under way fails. If it does not, because the connection takes not even the end
+// of one stream of HTTP/2, the next call closes the connection.
 func (st *stream) Cut() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if !st.left {
-		_ = st.control.SetWriteDeadline(time.Unix(1, 0)) // fails on a connection that is gone
+	switch {
+	case st.left:
+	case st.cut:
+		_ = st.conn.Close() // fails on a connection that is gone
+	default:
+		st.cut = true
+		_ = st.control.SetWriteDeadline(time.Unix(1, 0)) // as well
 	}
 }
 
@@ -74,7 +84,7 @@ func (n *Service) withStream(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n.tasks.Add(1)
 		defer n.tasks.Done()
-		out := newStream(w)
+		out := newStream(w, r)
 		defer out.leave()
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), streamKey{}, out)))
 	})

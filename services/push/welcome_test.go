@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/weftpush/weft/shared/problem"
 	"github.com/weftpush/weft/shared/protocol"
 	"github.com/weftpush/weft/shared/route"
 	"github.com/weftpush/weft/shared/subject"
@@ -71,18 +70,6 @@ func TestWhereASessionBegins(t *testing.T) {
 			d.quiet()
 		})
 	}
-}
-
-func TestACursorAboveTheHeadIsRefused(t *testing.T) {
-	w := newWorld(t)
-	n := w.node()
-	w.publish(alice, numbers(3)...)
-	d := n.dial(t, token("alice"))
-	d.hello("phone", at(map[string]uint64{"user:alice": 4}), of(epoch))
-	d.end(protocol.CloseProtocol, problem.CursorAhead)
-	eventually(t, "nothing of the session is left", func() bool {
-		return len(n.all()) == 0 && !n.hub.holds(alice) && len(w.holders(alice)) == 0
-	})
 }
 
 // TestAHelloCursorIsAnAcknowledgement holds that it reaches Redis and the archive.
@@ -177,39 +164,4 @@ func TestReconnect(t *testing.T) {
 	d.drop(n)
 	eventually(t, "the cursor is in Redis", func() bool { return w.acked()["alice/phone/default.user.alice"] == 302 })
 	n.device(t, "alice", "phone").quiet()
-}
-
-func TestReplaced(t *testing.T) {
-	for _, where := range []string{"same node", "other node"} {
-		t.Run(where, func(t *testing.T) {
-			w := newWorld(t)
-			n := w.node()
-			old := n.device(t, "alice", "phone")
-			bystander := n.device(t, "alice", "tablet")
-			namesake := n.device(t, "bob", "phone")
-			if where == "other node" {
-				n = w.node()
-			}
-			d := n.device(t, "alice", "phone")
-			old.end(protocol.CloseReplaced, problem.Replaced)
-			w.push(alice, "1")
-			d.wants("", 1, 1)
-			bystander.wants("", 1, 1)
-			namesake.quiet()
-		})
-	}
-}
-
-// TestWelcomeComesFirst holds that nothing of a mailbox is written before the welcome, and that a message that comes
-// while the session opens is not lost.
-func TestWelcomeComesFirst(t *testing.T) {
-	w := newWorld(t)
-	n := w.node()
-	for i := range 30 {
-		d := n.dial(t, token("alice"))
-		d.hello(fmt.Sprint("phone", i), at(map[string]uint64{"user:alice": uint64(i)}))
-		w.push(alice, fmt.Sprint(i+1))
-		d.want(protocol.TWelcome)
-		d.wants("", uint64(i+1), uint64(i+1))
-	}
 }

@@ -29,22 +29,6 @@ func (w *world) order(n *running, o node.Order) {
 	must(w.t, err)
 }
 
-// TestHolesAreFilledBeforeAnythingLater: the frame with 2 is lost.
-func TestHolesAreFilledBeforeAnythingLater(t *testing.T) {
-	w := newWorld(t)
-	d := w.node().device(t, "alice", "phone")
-	w.push(alice, "1")
-	d.wants("", 1, 1)
-	gate := make(chan struct{})
-	w.archive.set(func() { w.archive.gate = gate })
-	w.publish(alice, "2")
-	w.push(alice, "3", "4")
-	d.quiet() // 3 and 4 are there, and wait
-	close(gate)
-	d.wants("", 2, 4)
-	d.quiet()
-}
-
 // TestALostTailIsSeen by the comparison with the heads in Redis.
 func TestALostTailIsSeen(t *testing.T) {
 	w := newWorld(t)
@@ -321,30 +305,6 @@ func TestALaneLearnsTheHeadOfItsMailbox(t *testing.T) {
 	if got := seqs(p.take(), ""); !slices.Equal(got, []uint64{1}) {
 		t.Errorf("%d came; want 1", got)
 	}
-}
-
-// TestNoJumpWithoutAGap that covers it exactly, from the archive and on the live path.
-func TestNoJumpWithoutAGap(t *testing.T) {
-	w := newWorld(t)
-	n := w.node()
-	w.archive.skip(alice, 3, message.WhyRetention)
-	w.archive.add(alice, "4", 0)
-	w.archive.add(alice, "5", 1) // expired
-	w.archive.add(alice, "6", 0)
-	d := n.device(t, "alice", "phone", at(map[string]uint64{"user:alice": 1}))
-	for _, want := range []wire{{T: "gap", From: 2, To: 3, Why: "retention"}, {T: "msg", Seq: 4}, {T: "gap", From: 5, To: 5, Why: "expired"}, {T: "msg", Seq: 6}} {
-		o := d.want(want.T)
-		if o.From != want.From || o.To != want.To || o.Why != want.Why || o.Seq != want.Seq {
-			t.Fatalf("%s came; want %+v", o.raw, want)
-		}
-	}
-	m := w.archive.add(alice, "7", 1)
-	w.send(message.AppendEntry(nil, alice, message.Entry{From: 7, To: 7, Message: m}))
-	if o := d.want(protocol.TGap); o.From != 7 || o.To != 7 || o.Why != message.WhyExpired {
-		t.Errorf("%s came; want a gap of 7, expired", o.raw)
-	}
-	d.ack("", 7) // gaps are acknowledged like messages
-	eventually(t, "the cursor is on WEFT_ACK", func() bool { return w.acked()["alice/phone/default.user.alice"] == 7 })
 }
 
 // TestOneReadForAllSessionsOfATopic: a frame was lost, and everybody misses it.

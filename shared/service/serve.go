@@ -36,8 +36,20 @@ func Serve(ctx context.Context, l net.Listener, handler http.Handler) error {
 // while nothing is written. Its request's context ends then.
 func ServeStreams(ctx context.Context, l net.Listener, handler http.Handler, silence time.Duration) error {
 	server := newServer(handler)
+	server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+		return context.WithValue(ctx, connKey{}, conn)
+	}
 	server.HTTP2 = &http.HTTP2Config{SendPingTimeout: silence / 2, PingTimeout: silence / 2}
 	return serve(ctx, impatient{l, silence}, server)
+}
+
+// connKey is where ServeStreams keeps a request's connection.
+type connKey struct{}
+
+// Conn is the connection of a request that came through ServeStreams, for who has to close it: over HTTP/2 nothing else
+// ends a stream whose client reads nothing, as its end would be the next thing to be read. Other streams of the connection end with it.
+func Conn(ctx context.Context) net.Conn {
+	return ctx.Value(connKey{}).(net.Conn) //nolint:forcetypeassert // another server's request is a mistake of ours
 }
 
 // impatient is a listener whose connections are given up after silence. It is set on each: one that was made before the
