@@ -335,6 +335,22 @@ describe('tokens', () => {
     expect(weft.status.state).toBe('open');
   });
 
+  test('one that comes when its session is over is not said on the next', async () => {
+    const answers: ((token: string) => void)[] = [];
+    const { token } = source((n) => (n === 1 ? jwt(100_000) : new Promise((resolve) => answers.push(resolve))));
+    const { weft } = await client(server, { token });
+    await turn(90_000);
+    server.kill();
+    await turn(125);
+    answers[1]!(jwt(200_000, { n: 2 }));
+    await settled();
+    expect(weft.status.state).toBe('open');
+    answers[0]!(jwt(150_000, { n: 3 }));
+    await settled();
+    expect(server.auths).toEqual([]);
+    expect(server.hellos).toHaveLength(2);
+  });
+
   test('a source that fails is asked again', async () => {
     vi.spyOn(Math, 'random').mockReturnValue(0.5);
     const { token } = source((n) => (n < 4 ? Promise.reject(new Error(`no ${n}`)) : 'good'));

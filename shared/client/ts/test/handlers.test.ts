@@ -250,6 +250,24 @@ test('a live message is handed over, not acknowledged and not tried again', asyn
   expect(told.filter(({ what }) => what === 'failed')).toEqual([]);
 });
 
+test('a live message that fails is not tried again', async () => {
+  const { seen, told } = await client(server, {}, () => Promise.reject(new Error('no')));
+  server.publish('cursor', 1, { live: true });
+  await turn(60_000);
+  expect(seen).toHaveLength(1);
+  expect(told.at(-1)).toMatchObject({ what: 'failed', message: { live: true } });
+});
+
+test('a gap that covers what was handed over tells only of the rest', async () => {
+  const { told, seqs } = await client(server, {}, ({ seq }) => (seq > 1 ? new Promise(() => {}) : undefined));
+  publish(3);
+  await settled();
+  server.session.say({ t: 'gap', from: 2, to: 5, why: 'expired' });
+  await settled();
+  expect(seqs()).toEqual(['1', '2', '3']);
+  expect(told.at(-1)).toEqual({ what: 'gap', to: 'user:alice', first: 4, last: 5, why: 'expired' });
+});
+
 test('what nobody listens to is shown on the console, and a listener that throws stops nothing', async () => {
   const shown = vi.spyOn(console, 'error').mockImplementation(() => {});
   const { weft, told, seqs } = await client(server, {}, () => {});
