@@ -6,7 +6,7 @@
 import { createContext, createElement, type ReactNode, useCallback, useContext, useEffect, useRef, useState, useSyncExternalStore } from 'react';
 
 import { connect } from './index.js';
-import type { AnyMessage, Events, Message, Options, Status, Weft } from './types.js';
+import type { Events, Message, Options, Status, Weft } from './types.js';
 import { claims } from './wire.js';
 
 const LIMIT = 100;
@@ -45,15 +45,10 @@ export function useWeft<T = Types>(): { readonly weft: Weft<T>; readonly status:
 
 /**
  * The last messages of a type, or of all types, oldest first: what has come since this component was mounted, at most
- * `limit` (100). To do something with each message, register a handler in an effect:
+ * `limit` (100). D is the type of their payloads. To do something with each message, register a handler in an effect:
  * `useEffect(() => weft.on('order.paid', handle), [weft])`.
  */
-export function useMessages<T = Types, N extends keyof T & string = keyof T & string>(
-  type: N,
-  options?: { readonly limit?: number },
-): readonly Message<T[N], N>[];
-export function useMessages<T = Types>(type?: '*', options?: { readonly limit?: number }): readonly AnyMessage<T>[];
-export function useMessages(type = '*', { limit = LIMIT }: { readonly limit?: number } = {}): readonly Message[] {
+export function useMessages<D = any>(type = '*', { limit = LIMIT }: { readonly limit?: number } = {}): readonly Message<D>[] {
   const { weft } = useWeft();
   const [log, setLog] = useState(() => new Log(weft, type));
   const right = log.weft === weft && log.type === type ? log : new Log(weft, type);
@@ -62,11 +57,13 @@ export function useMessages(type = '*', { limit = LIMIT }: { readonly limit?: nu
     right.limit = limit;
   });
   const messages = useSyncExternalStore(right.subscribe, () => right.messages, () => NONE);
-  return messages.length > limit ? messages.slice(-limit) : messages;
+  return last(messages, limit);
 }
 
 const CONNECTING: Status = { state: 'connecting' };
 const NONE: readonly Message[] = [];
+
+const last = (messages: readonly Message[], n: number) => (messages.length > n ? messages.slice(messages.length - n) : messages);
 
 /** The last messages of a type. */
 class Log {
@@ -80,7 +77,7 @@ class Log {
 
   subscribe = (changed: () => void): (() => void) =>
     this.weft.on(this.type, (message) => {
-      this.messages = [...this.messages, message].slice(-this.limit);
+      this.messages = last([...this.messages, message], this.limit);
       changed();
     });
 }

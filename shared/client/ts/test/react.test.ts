@@ -1,9 +1,12 @@
 // @vitest-environment happy-dom
+import { transform } from 'esbuild';
 import { act, createElement as h, type ReactNode, StrictMode, useEffect } from 'react';
 import { createRoot, hydrateRoot, type Root } from 'react-dom/client';
 import { renderToString } from 'react-dom/server';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 
+// @ts-expect-error: a text, by vite
+import readme from '../README.md?raw';
 import { connect } from '../src/index.js';
 import { useMessages, useWeft, WeftProvider, type WeftProviderProps } from '../src/react.js';
 import { FakeServer, settled } from '../src/testing.js';
@@ -223,4 +226,21 @@ test('a server renders it and connects nowhere; the browser takes it over', asyn
 test('without a provider the hooks say what is missing', async () => {
   await expect(show(h(Status))).rejects.toThrow('<WeftProvider>');
   complaints.mockClear();
+});
+
+test('the example of the README does what it says', async () => {
+  const tsx = /```tsx\n([^]*?)```/.exec(readme as string)![1]!.replace(/^import .*$/m, '');
+  const { code } = await transform(tsx, { loader: 'tsx' });
+  const rang = vi.fn();
+  vi.stubGlobal('WebSocket', server.WebSocket);
+  const scope = { React: { createElement: h }, useMessages, useWeft, WeftProvider, useEffect, root, getToken: () => 'any', ring: rang };
+  await act(async () => {
+    new Function(...Object.keys(scope), code)(...Object.values(scope));
+    await settled();
+  });
+  await happens(() => [5, 6].forEach((total) => server.publish('order.paid', { total })));
+  expect(page.innerHTML).toBe('<ul class="open"><li>5</li><li>6</li></ul>');
+  expect(rang.mock.calls).toEqual([[{ total: 5 }], [{ total: 6 }]]);
+  expect(server.session.url).toBe('wss://push.example.com/v1/ws');
+  vi.unstubAllGlobals();
 });
