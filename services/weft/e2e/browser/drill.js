@@ -5,7 +5,8 @@
 
 import { connect } from '/weft.js';
 
-// {urls, user, ttl: how long tokens are good (1h), slow: ms that a handler takes, at most, shared}
+// {urls, user, ttl: how long tokens are good (1h), slow: ms that a handler takes, at most, stuck: ms that it takes for every
+// hundredth message, shared}
 const asked = JSON.parse(decodeURIComponent(location.hash.slice(1)));
 const tab = (sessionStorage.tab ??= crypto.randomUUID());
 const mine = () => Object.keys(localStorage).filter((key) => key.startsWith(`${tab} `));
@@ -61,7 +62,8 @@ weft.on('*', ({ to, seq, id }) => {
   localStorage.setItem(`${tab} ${drill.count}`, JSON.stringify([to, seq, id]));
   drill.count++;
   drill.last = performance.now();
-  if (asked.slow) return new Promise((resolve) => setTimeout(resolve, Math.random() * asked.slow));
+  const takes = asked.stuck && seq % 100 === 0 ? asked.stuck : (asked.slow ?? 0) * Math.random();
+  if (takes) return new Promise((resolve) => setTimeout(resolve, takes));
 });
 weft.listen('status', (status) => drill.statuses.push(status));
 weft.listen('gap', (gap) => drill.gaps.push(gap));
