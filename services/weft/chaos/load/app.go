@@ -44,7 +44,7 @@ func (a *app) stint(ctx context.Context) error {
 		},
 		OnStatus: func(s client.Status) {
 			if s.Online {
-				a.online(s.Welcome.Node)
+				a.online(overClient, s.Welcome.Node)
 			} else {
 				a.offline(ctx, s.Err)
 			}

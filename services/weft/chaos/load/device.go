@@ -108,12 +108,12 @@ func (d *device) token() (string, error) {
 	return auth.Sign(d.load.o.Key, identity.Identity{Tenant: subject.DefaultTenant, User: d.User, Topics: topics[:]}, tokenTTL)
 }
 
-// online begins a session.
-func (d *device) online(node string) {
+// online begins a session through a door.
+func (d *device) online(door, node string) {
 	if d.session.Add(1) == 1 {
 		close(d.welcome)
 	}
-	d.conn(record.Conn{What: "open", Node: node})
+	d.conn(record.Conn{What: "open", Node: node, Over: door})
 }
 
 // offline ends a session: by itself where ctx has ended.

@@ -12,9 +12,14 @@ import (
 	"strconv"
 	"time"
 
+	connectgo "connectrpc.com/connect"
+
 	"github.com/weftpush/weft/services/weft/chaos/record"
 	"github.com/weftpush/weft/shared/client"
 	"github.com/weftpush/weft/shared/problem"
+	detail "github.com/weftpush/weft/shared/proto/refusal"
+	weftv1 "github.com/weftpush/weft/shared/proto/weft/v1"
+	"github.com/weftpush/weft/shared/proto/weft/v1/weftv1connect"
 	"github.com/weftpush/weft/shared/subject"
 )
 
@@ -50,6 +55,10 @@ func (w *writer) send(ctx context.Context, op *record.Op, p post) error {
 		return insist(ctx, op, func(ctx context.Context) (uint64, error) {
 			receipt, err := w.publisher.Request(ctx, p.to, p.payload, p.options()...)
 			return receipt.Seq, err
+		})
+	case record.GRPC:
+		return insist(ctx, op, func(ctx context.Context) (uint64, error) {
+			return w.call(ctx, p, w.o.Collect[rand.IntN(len(w.o.Collect))]) //nolint:gosec // any of them
 		})
 	default:
 		return insist(ctx, op, func(ctx context.Context) (uint64, error) {
@@ -124,6 +133,22 @@ func (w *writer) postHTTP(ctx context.Context, p post, url string) (uint64, erro
 		return 0, errors.New("the receipt can't be read: " + strconv.Quote(string(said)))
 	}
 	return receipt.Seq, nil
+}
+
+// call publishes a message once over gRPC.
+func (w *writer) call(ctx context.Context, p post, url string) (uint64, error) {
+	request := &weftv1.PublishRequest{To: p.to.String(), Id: p.id, Data: p.payload}
+	if p.ttl > 0 {
+		request.Ttl = p.ttl.String()
+	}
+	receipt, err := weftv1connect.NewPublishServiceClient(w.http2, url, connectgo.WithGRPC()).Publish(authorized(ctx, w.token), request)
+	if why, ok := detail.Detail[*weftv1.Problem](err); ok {
+		return 0, &problem.Problem{Code: problem.Code(why.GetCode()), Message: why.GetMessage(), Field: why.GetField(), Retry: why.GetRetry()}
+	}
+	if err == nil && receipt.GetSeq() == 0 {
+		err = fmt.Errorf("the receipt is %v", receipt)
+	}
+	return receipt.GetSeq(), err
 }
 
 // codeOf is a problem's code, or the error in words.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -162,7 +163,7 @@ func TestACalmLoadIsCompleteInTheHistory(t *testing.T) {
 			t.Errorf("connection %+v", c)
 		}
 	}
-	if n := len(ops); n < 100 || n > 650 || len(doors) != 3 {
+	if n := len(ops); n < 100 || n > 650 || len(doors) != 4 {
 		t.Errorf("%d operations in 3 s at 200 a second, by door %v", n, doors)
 	}
 	if want := 3*3 + 2*3; len(counters) != want {
@@ -179,17 +180,24 @@ func TestACalmLoadIsCompleteInTheHistory(t *testing.T) {
 func TestAWildLoadIsComplete(t *testing.T) {
 	l, history := run(t, 8*time.Second, func(o *Options) { o.Mischief = time.Second })
 	check(t, l, history)
-	seen := make(map[string]int)
+	code := regexp.MustCompile(`(^|[^:\d])44\d\d\b`) // a close code; a port stands behind a colon
+	seen, over := make(map[string]int), make(map[string]int)
 	for _, r := range history {
 		if c := r.Conn; c != nil {
 			seen[c.What]++
-			if c.What == "closed" && strings.Contains(c.Why, "44") && !strings.Contains(c.Why, "4408") {
+			over[c.Over]++
+			if c.What == "closed" && code.MatchString(c.Why) && !strings.Contains(c.Why, "4408") {
 				t.Errorf("%+v", c)
 			}
 		}
 	}
 	if seen["open"] < 2*len(l.Devices()) || seen["closed"] < len(l.Devices()) || seen["away"] == 0 || seen["away"] != seen["back"] {
 		t.Errorf("connections: %v", seen)
+	}
+	for _, door := range []string{overClient, overWebSocket, overSSE, overConnect, overSubscribe} {
+		if over[door] == 0 {
+			t.Errorf("no session over %s: %v", door, over)
+		}
 	}
 }
 

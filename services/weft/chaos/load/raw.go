@@ -3,6 +3,7 @@ package load
 import (
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -11,12 +12,13 @@ import (
 	"github.com/weftpush/weft/shared/protocol"
 )
 
-// raw is a device on a WebSocket of its own making: wire truth. It records every message as it comes, and acknowledges
-// it at once.
+// raw is a device on connections of its own making: wire truth. Each session takes the next door (see doors). It
+// records every message as it comes, and acknowledges it at once.
 type raw struct {
 	*device
 
 	ring *ring
+	door int // that the next session takes, among doors
 	// What it remembers:
 	epoch   string
 	cursors map[string]uint64
@@ -26,7 +28,7 @@ type raw struct {
 }
 
 func newRaw(d *device, random *rand.Rand) *raw {
-	return &raw{device: d, ring: newRing(d.load.o.Push, random), cursors: make(map[string]uint64)}
+	return &raw{device: d, ring: newRing(d.load.o.Push, random), door: random.IntN(len(doors)), cursors: make(map[string]uint64)}
 }
 
 // stint is one connection; mischief ends its context to make the device leave. It returns errGone when the server does
@@ -67,14 +69,17 @@ func (r *raw) hold(ctx context.Context) error {
 	if !r.forget.Swap(false) {
 		hello.Epoch, hello.Cursors = r.epoch, r.cursors
 	}
-	w, sent, err := connect(ctx, r.dial, r.ring.url(), token, hello)
+	door := doors[r.door%len(doors)]
+	r.door++
+	v := visit{dial: r.dial, url: r.ring.url(), other: r.ring.any(), token: token, hello: hello, kind: r.ring.random.IntN(math.MaxInt)}
+	w, err := door.open(ctx, v)
 	if err != nil {
-		if _, answered := errors.AsType[*refusal](err); sent && !answered {
+		if _, answered := errors.AsType[*refusal](err); !answered && !errors.Is(err, errUnsaid) {
 			r.unanswered = time.Now()
 		}
 		return err
 	}
-	r.welcome(w.welcome, hello.Cursors != nil)
+	r.welcome(door.name, w.greeting(), hello.Cursors != nil)
 	defer context.AfterFunc(ctx, w.bye)()
 	defer w.close()
 	for {
@@ -90,7 +95,7 @@ func (r *raw) hold(ctx context.Context) error {
 }
 
 // welcome begins a session. A cursor that the hello named stays.
-func (r *raw) welcome(w protocol.Welcome, said bool) {
+func (r *raw) welcome(door string, w protocol.Welcome, said bool) {
 	if w.Epoch != r.epoch || !said {
 		r.epoch, r.cursors = w.Epoch, make(map[string]uint64)
 	}
@@ -99,11 +104,11 @@ func (r *raw) welcome(w protocol.Welcome, said bool) {
 			r.cursors[address] = max(m.Next, 1) - 1
 		}
 	}
-	r.online(w.Node)
+	r.online(door, w.Node)
 }
 
-// take records what came in one text message and acknowledges it.
-func (r *raw) take(w *wire, objects []object) error {
+// take records what came together and acknowledges it.
+func (r *raw) take(w link, objects []object) error {
 	now := r.load.o.Log.Now()
 	handled := make(map[string]uint64)
 	for i := range objects {
@@ -123,7 +128,7 @@ func (r *raw) take(w *wire, objects []object) error {
 			w.leaveWithin(time.Duration(r.ring.random.Int64N(max(o.Within, 1))) * time.Millisecond)
 		}
 	}
-	var acks []any
+	var acks []protocol.FromClient
 	for address, seq := range handled {
 		ack := protocol.FromClient{T: protocol.TAck, Seq: seq}
 		if address != r.Addresses[0] {
@@ -135,5 +140,5 @@ func (r *raw) take(w *wire, objects []object) error {
 	if len(acks) == 0 {
 		return nil
 	}
-	return w.say(acks...)
+	return w.acknowledge(acks)
 }

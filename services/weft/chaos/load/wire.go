@@ -243,6 +243,9 @@ func newRing(urls []string, random *rand.Rand) *ring {
 
 func (r *ring) url() string { return r.urls[r.at%len(r.urls)] }
 
+// any is one of the nodes.
+func (r *ring) any() string { return r.urls[r.random.IntN(len(r.urls))] }
+
 // move goes to the next node and returns the pause before it is asked.
 func (r *ring) move(err error, lasted time.Duration) time.Duration {
 	r.at++

@@ -24,8 +24,8 @@ const (
 	sharing = 2
 	// patience is how long an operation is driven; then its result is unknown.
 	patience = 60 * time.Second
-	// Of 100 operations so many go by the stream door, so many by the request door, and the rest by HTTP.
-	oddsStream, oddsRequest = 60, 25
+	// Of 100 operations so many go by the stream door, the request door and HTTP, and the rest by gRPC.
+	oddsStream, oddsRequest, oddsHTTP = 60, 24, 8
 )
 
 // writer publishes to its addresses, each in a goroutine of its own: a partition that is stalled does not starve the
@@ -37,6 +37,7 @@ type writer struct {
 	owed      *owed
 	acked     *atomic.Int64
 	http      *http.Client
+	http2     *http.Client
 	token     string
 	// Of Publish, before it starts the goroutines of the addresses:
 	publisher *client.Publisher
@@ -94,10 +95,13 @@ func (w *writer) connect() (hangUp func(), err error) {
 		return nil, err
 	}
 	transport := &http.Transport{MaxIdleConnsPerHost: len(w.addresses)}
-	w.publisher, w.http = client.NewPublisher(nc), &http.Client{Transport: transport}
+	calls := &http.Transport{Protocols: new(http.Protocols)}
+	calls.Protocols.SetUnencryptedHTTP2(true)
+	w.publisher, w.http, w.http2 = client.NewPublisher(nc), &http.Client{Transport: transport}, &http.Client{Transport: calls}
 	return func() {
 		nc.Close()
 		transport.CloseIdleConnections()
+		calls.CloseIdleConnections()
 	}, nil
 }
 
@@ -144,8 +148,10 @@ func doorOf(n int) record.Door {
 		return record.Stream
 	case n < oddsStream+oddsRequest:
 		return record.Request
-	default:
+	case n < oddsStream+oddsRequest+oddsHTTP:
 		return record.HTTP
+	default:
+		return record.GRPC
 	}
 }
 

@@ -44,7 +44,7 @@ type Run struct {
 type Device struct {
 	Name      string   `json:"name"` // user/device: unique in the run
 	User      string   `json:"user"`
-	App       bool     `json:"app"`       // on the Go subscriber (application truth), or else a raw WebSocket (wire truth)
+	App       bool     `json:"app"`       // on the Go subscriber (application truth), or else on raw connections (wire truth)
 	Addresses []string `json:"addresses"` // user:u1, topic:news, all
 }
 
@@ -66,6 +66,7 @@ const (
 	Stream  Door = "stream"
 	Request Door = "request"
 	HTTP    Door = "http"
+	GRPC    Door = "grpc"
 )
 
 // Op is one operation of a writer: one message, sent again with the same id until it is answered. A writer has one
@@ -91,6 +92,7 @@ type Conn struct {
 	At     int64  `json:"at_us"`
 	What   string `json:"what"`           // open, closed, away (on purpose, for long), back
 	Node   string `json:"node,omitempty"` // of an open one
+	Over   string `json:"over,omitempty"` // of an open one: the door that it came through
 	Why    string `json:"why,omitempty"`  // of a closed one
 }
 

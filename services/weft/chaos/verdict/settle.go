@@ -109,12 +109,15 @@ func (f *follower) conclude() *Verdict {
 		}
 	}
 	v.Cases, v.Calm, v.Stormy = f.cases, f.calm.sum(), f.stormy.sum()
-	v.Devices = len(f.run.Devices)
+	v.Devices, v.Over = len(f.run.Devices), make(map[string]int)
 	for _, d := range f.run.Devices {
 		if d.App {
 			v.Apps++
 		}
-		v.Sessions += f.links[d.Name].sessions
+		for door, n := range f.links[d.Name].sessions {
+			v.Sessions += n
+			v.Over[door] += n
+		}
 	}
 	v.Ops, v.Prompt = f.doorTotals(), f.prompt()
 	v.Faults = f.faultTotals()

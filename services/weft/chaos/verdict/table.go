@@ -3,6 +3,7 @@ package verdict
 import (
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -79,10 +80,22 @@ func (t *table) totals(v *Verdict) {
 	t.row("acknowledged promptly outside fault windows", v.Prompt)
 	t.row("faults injected with messages in flight", v.InFlight)
 	t.row("devices", fmt.Sprintf("%d, %d of them on the Go client", v.Devices, v.Apps))
-	t.row("sessions", v.Sessions)
+	t.row("sessions", fmt.Sprintf("%d%s", v.Sessions, v.doors()))
 	t.row("deliveries", fmt.Sprintf("%d, %d of them sent again to the next session", v.Deliveries, v.Resent))
 	t.row("gaps", v.Gaps)
 	t.flush()
+}
+
+// doors says how many sessions came through which door.
+func (v *Verdict) doors() string {
+	var list []string
+	for _, door := range slices.Sorted(maps.Keys(v.Over)) {
+		list = append(list, fmt.Sprintf("%d %s", v.Over[door], door))
+	}
+	if len(list) < 2 {
+		return ""
+	}
+	return ": " + strings.Join(list, ", ")
 }
 
 // String is for people.

@@ -55,9 +55,9 @@ func (s spans) after(moment int64) int {
 
 // link is when a device was connected.
 type link struct {
-	sessions int
-	away     spans // it stayed away on purpose
-	cut      spans // it was not connected, or away
+	sessions map[string]int // by the door that they came through
+	away     spans          // it stayed away on purpose
+	cut      spans          // it was not connected, or away
 
 	since, gone int64 // of the time under way: not connected, away; -1 when it is connected, is not away
 	begun       bool
@@ -74,7 +74,10 @@ func (l *link) note(c *record.Conn) error {
 	}
 	switch c.What {
 	case "open":
-		l.sessions++
+		if l.sessions == nil {
+			l.sessions = make(map[string]int)
+		}
+		l.sessions[c.Over]++
 		l.back(c.At)
 		l.join(c.At)
 	case "closed":

@@ -94,18 +94,20 @@ type Verdict struct {
 	Command string `json:"command"`
 	Again   string `json:"again,omitempty"`
 
-	Ops        []OpTotal    `json:"ops"`
-	Prompt     Share        `json:"prompt"`    // of the operations outside fault windows, those that were acknowledged promptly
-	InFlight   Share        `json:"in_flight"` // of the injected faults, those with messages in flight
-	Devices    int          `json:"devices"`
-	Apps       int          `json:"apps"` // those of the devices that are on the application
-	Sessions   int          `json:"sessions"`
-	Deliveries int          `json:"deliveries"` // messages at devices, those that came again included
-	Resent     int          `json:"resent"`     // those on the wire that came again in a later session, which is legal
-	Gaps       int          `json:"gaps"`
-	Faults     []FaultTotal `json:"faults"`
-	Calm       Latency      `json:"calm"`   // end of the operation → at the device, where no fault was under way
-	Stormy     Latency      `json:"stormy"` // the others
+	Ops      []OpTotal `json:"ops"`
+	Prompt   Share     `json:"prompt"`    // of the operations outside fault windows, those that were acknowledged promptly
+	InFlight Share     `json:"in_flight"` // of the injected faults, those with messages in flight
+	Devices  int       `json:"devices"`
+	Apps     int       `json:"apps"` // those of the devices that are on the application
+	Sessions int       `json:"sessions"`
+	// Over is the sessions by the door that they came through, as far as the history says.
+	Over       map[string]int `json:"sessions_over"`
+	Deliveries int            `json:"deliveries"` // messages at devices, those that came again included
+	Resent     int            `json:"resent"`     // those on the wire that came again in a later session, which is legal
+	Gaps       int            `json:"gaps"`
+	Faults     []FaultTotal   `json:"faults"`
+	Calm       Latency        `json:"calm"`   // end of the operation → at the device, where no fault was under way
+	Stormy     Latency        `json:"stormy"` // the others
 }
 
 // Count is how often a word was found: for lost, late and the like once for each message and device.
