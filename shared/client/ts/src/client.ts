@@ -138,13 +138,13 @@ export class Client implements Weft {
   }
 
   #hand(item: Item, done: () => void): void {
-    const { to, first, last, msg, why = '' } = item;
+    const { to, first, last, msg, why } = item;
     if (this.#closed) return; // it comes again
-    if (!msg) {
+    if (why) {
       this.#emit('gap', { to, first, last, why });
       return done();
     }
-    const handlers = [...this.#of('.' + (msg.type ?? '')), ...this.#of('.*')];
+    const handlers = [...this.#of('.' + (msg!.type ?? '')), ...this.#of('.*')];
     let open = handlers.length; // that have not settled
     let settled = false;
     const settle = () => {

@@ -139,6 +139,7 @@ export class Connection implements Link {
         this.#wait();
         this.#send({ t: 'hello', device: this.device, epoch, cursors, topics: this.#wanted, client: CLIENT });
       };
+      socket.onerror = () => {}; // the close says it all, but Node's `ws` throws what nobody listens to
       socket.onmessage = ({ data }) => this.#read(data);
       socket.onclose = ({ code, reason }) => this.#lost(code, reason);
       this.#wait();
@@ -282,7 +283,7 @@ export class Connection implements Link {
       if (first <= this.#cursor(to)) this.#flushSoon();
       if (last <= this.#cursor(to) && why !== 'epoch') return;
     }
-    items.push({ to, first, last, why, msg: why ? undefined : object });
+    items.push({ to, first, last, why, msg: object });
   }
 
   #control(object: FromServer): void {

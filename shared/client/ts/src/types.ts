@@ -202,7 +202,7 @@ export interface WireMessage {
   readonly data64?: string;
 }
 
-/** A message or a gap: the sequences first to last of a mailbox. A live message has the sequence 0. */
+/** A message, or a gap where there is a why: the sequences first to last of a mailbox. A live message has the sequence 0. */
 export interface Item {
   readonly to: Address;
   readonly first: number;
