@@ -151,7 +151,6 @@ test('options may be made anew for each rendering; other ones are another connec
   expect(server.hellos.at(-1)).toMatchObject({ token: 'second', topics: ['sport'] });
   expect(text('i')).toBe('mine');
   await tree({ token: tokens, topics: ['sport'], device: 'other' });
-  await act(() => vi.advanceTimersByTimeAsync(1_000));
   expect(server.hellos.at(-1)!.device).toBe('other');
   expect(server.sessions.filter((session) => session.welcomed)).toHaveLength(1);
   expect(new Set(seen).size).toBe(2);

@@ -35,10 +35,11 @@ const upTo = (n: number, from = 1) => Array.from({ length: n - from + 1 }, (_, i
 
 // The sockets of a page end with it, and it opens no more.
 function socketsOf(page: Page): typeof server.WebSocket {
+  const of = server;
   return class extends Session {
     constructor(url: string, protocols: string[]) {
       if (!page.alive) throw new Error('the page is gone');
-      super(server, url, protocols);
+      super(of, url, protocols);
     }
     override say(...objects: (object | string)[]): void {
       if (page.alive) super.say(...objects);
@@ -177,12 +178,20 @@ test('topics that are wanted before it is open are subscribed to', async () => {
   expect(server.hellos).toHaveLength(1);
 });
 
-test('tabs of another user, another device or another server do not share', async () => {
-  const bob = vi.fn(() => jwt(3_600_000, { sub: 'bob' }));
-  const tabs = [visit(), visit({ token: bob, device: 'b' }), visit({ device: 'c' }), visit({ token: jwt(3_600_000, { tenant: 't' }), device: 'd' })];
+test('a tab of another user, tenant or device sees nothing of this one', async () => {
+  const mine = server;
+  const alice = visit();
+  const others: Visit[] = [];
+  for (const [user, claims, device] of [['bob', { sub: 'bob' }, 'shared'], ['alice', { tenant: 't' }, 'shared'], ['alice', {}, 'other']] as const) {
+    server = new FakeServer({ user });
+    others.push(visit({ token: jwt(3_600_000, claims), device }));
+    await turn(200);
+    expect(welcomed()).toHaveLength(1);
+  }
+  mine.publish('secret', 1);
   await turn(200);
-  expect(welcomed()).toHaveLength(4);
-  expect(tabs.map(({ client }) => client.status.state)).toEqual(Array(4).fill('open'));
+  expect(alice.seen).toEqual([1]);
+  for (const other of others) expect(other.seen).toEqual([]);
 });
 
 test('a token that does not say whose it is gives each tab a connection and a device of its own', async () => {
@@ -254,6 +263,8 @@ test('a page that is put aside lets others lead, and goes on when it is shown ag
   transition('pagehide', true);
   upTo(5).forEach((i) => server.publish('tick', i));
   await turn(2_000);
+  expect(second.client.status.leads).toBe(true);
+  expect(browser.held.size).toBe(2);
   expect(second.seen).toEqual(upTo(5));
   expect(server.cursor()).toBe(5);
   transition('pageshow', true);
