@@ -10,8 +10,8 @@
 // without a hole, but may repeat them: after a reconnect the server sends again whatever was not acknowledged.
 //
 // Client (client.ts) is what connect() returns. It knows what the handlers of one page have been given and have settled: it
-// drops what it has handed over before, calls handlers, tries them again, and says `ack` whenever the settled part of a mailbox
-// has grown without a hole.
+// drops what it has handed over before, calls handlers, tries them again, and says `ack` whenever the settled part of a
+// mailbox has grown without a hole.
 //
 // Several tabs can share one connection because everything that crosses this seam is plain data that survives
 // structuredClone: the tab that leads has the Connection and its store, and every tab (the leader too) has a Client. What
