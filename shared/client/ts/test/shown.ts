@@ -1,11 +1,13 @@
 // A page that has loaded the client and shares its connection.
 
+import { vi } from 'vitest';
+
 import { Client } from '../src/client.js';
 import { WeftError } from '../src/errors.js';
 import { Tab } from '../src/tabs-member.js';
 import type { Gap, Message, Sink, Status } from '../src/types.js';
-import type { Page } from './browser.js';
-import { type Fabric, OWN } from './fabric.js';
+import { Browser, type Page } from './browser.js';
+import { Fabric, OWN } from './fabric.js';
 
 type Settle = () => void;
 
@@ -49,4 +51,15 @@ export class Shown {
   settle(count = this.waiting.length): void {
     for (const [, settle] of this.waiting.splice(0, count)) settle();
   }
+}
+
+export const pass = (ms = 100) => vi.advanceTimersByTimeAsync(ms);
+export const upTo = (n: number, from = 1) => Array.from({ length: n - from + 1 }, (_, i) => from + i);
+
+export function world(tabs: number, topics: string[][] = []) {
+  const browser = new Browser();
+  const fabric = new Fabric();
+  const show = (page = browser.page(), its: string[] = [], handles = true) => new Shown(page, fabric, its, handles);
+  const shown = Array.from({ length: tabs }, (_, i) => show(browser.page(), topics[i] ?? []));
+  return { browser, fabric, show, shown };
 }
