@@ -123,7 +123,7 @@ func Welcome(w io.Writer, m manifest.Manifest, key auth.Key, started time.Time) 
 
   In a second terminal, receive as alice:
     weft listen --user alice%[9]s
-    curl -N -H 'Authorization: Bearer '"$(weft token alice%[9]s)" %[3]s/v1/sse?device=curl
+    curl -N -H 'Authorization: Bearer '"$(weft token alice%[9]s)" '%[3]s/v1/sse?device=curl'
   In a third, publish to her:
     weft pub user:alice '{"hello":1}'%[9]s
     nats --server %[6]s req weft.in.default.user.alice '{"hello":1}'
