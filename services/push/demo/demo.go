@@ -1,5 +1,6 @@
-// Package demo is a page on which a person logs in as a user and watches messages arrive: a complete client of the
-// protocol weft.v1.json in plain HTML, CSS and JavaScript modules, carried inside the binary.
+// Package demo is a page on which a person logs in as a user and watches messages arrive: plain HTML, CSS and JavaScript
+// modules around the TypeScript client, carried inside the binary. The client is page/weft*.js, made by bundle.mjs from
+// shared/client/ts and committed, since `go run` has no Node.
 //
 // The page asks POST /demo/token (JSON {user, topics}, answered with {token, expires}) for a token. That door is the
 // server's: where it answers 404 the page asks the person for a token.

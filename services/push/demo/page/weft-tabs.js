@@ -62,7 +62,7 @@ var Leader = class {
   }
   take(items) {
     if (this.#over) return;
-    for (const { to, last } of items) this.#at.set(to, Math.max(last, this.#at.get(to) ?? 0));
+    for (const { to, last } of items) if (last > this.#at.get(to)) this.#at.set(to, last);
     this.#say({ t: "items", items });
   }
   status(status) {
@@ -88,7 +88,7 @@ var Leader = class {
     member.missed = 0;
     if (report.t === "ask") {
       this.#say({ t: "here" });
-    } else if (report.t === "acks" && report.series === this.#series) {
+    } else if (report.t === "acks" && report.series === member.series) {
       raise(member.acked, report.acked);
       this.#settle(Object.keys(report.acked));
     } else if (report.t === "want") {
@@ -171,10 +171,11 @@ var Leader = class {
     this.#say({ t: "begin", tab: id, series: this.#series, cursors: this.#starts() });
     if (missed.length) this.#say({ t: "items", tab: id, items: missed });
   }
-  // start is behind what a new tab begins: what has been said or acknowledged before it came. After a change of leaders that
-  // may come once more.
+  // start is behind what a new tab begins: what has been said, or handled by some tab, before it came. After a change of
+  // leaders that may be said once more.
   #start(to) {
-    return Math.max(this.#at.get(to), this.#acked.get(to) ?? 0);
+    const handled = [...this.#members.values()].map((member) => member.acked.get(to) ?? 0);
+    return Math.max(this.#at.get(to), this.#acked.get(to) ?? 0, ...handled);
   }
   #starts() {
     return Object.fromEntries([...this.#at.keys()].map((to) => [to, this.#start(to)]));
@@ -296,7 +297,7 @@ var Tab = class {
   want(topics) {
     this.#topics = topics;
     const want = ++this.#want;
-    if (this.#joined) this.#tell({ t: "want", topics, want });
+    if (this.#term) this.#tell({ t: "want", topics, want });
     const served = new Promise((resolve, reject) => this.#wishes.push({ want, resolve, reject }));
     served.catch(() => {
     });
@@ -331,13 +332,22 @@ var Tab = class {
     if (order.term > this.#term || order.t === "lead") {
       this.#term = order.term;
       if (this.#leader && this.#leader.term < order.term) this.#yield();
-      this.#join();
-    } else if (order.t === "status") this.#status(order.status);
-    else if (order.t === "error") this.#sink.error(this.#unpack(order.error));
-    else if (order.t === "ask") this.#tell({ t: "here" });
-    else if (order.t === "begin") this.#begin(order.series, order.cursors);
-    else if (order.t === "items") this.#take(order.items);
-    else if (order.t === "served") this.#served(order.want);
+      return this.#join();
+    }
+    switch (order.t) {
+      case "begin":
+        return this.#begin(order.series, order.cursors);
+      case "items":
+        return this.#take(order.items);
+      case "status":
+        return this.#status(order.status);
+      case "error":
+        return this.#sink.error(this.#unpack(order.error));
+      case "served":
+        return this.#served(order.want);
+      case "ask":
+        return this.#tell({ t: "here" });
+    }
   }
   #join() {
     this.#flush();
@@ -397,8 +407,10 @@ var Tab = class {
   }
   #status(status) {
     if (status.state !== "closed") {
-      if (JSON.stringify(status) !== this.#told) this.#sink.status(status);
-      this.#told = JSON.stringify(status);
+      const now = { ...status, leads: this.leads };
+      const text = JSON.stringify(now);
+      if (text !== this.#told) this.#sink.status(now);
+      this.#told = text;
       return;
     }
     this.#end(status);
@@ -408,6 +420,8 @@ var Tab = class {
     if (this.#closed) return;
     this.#closed = true;
     this.#queue.abort();
+    this.#scope.events?.removeEventListener("pagehide", this.#onhide);
+    this.#scope.events?.removeEventListener("pageshow", this.#onshow);
     const why = new this.#sharing.core.WeftError(status.reason ?? "closed", "the connection was closed for good", false, void 0, status.code);
     for (const wish of this.#wishes) wish.reject(why);
     this.#sink.status(status);
@@ -555,10 +569,10 @@ function share(options, config, sink, core, scope = browser()) {
 async function open(options, config, opening, scope) {
   const { sink, core } = opening;
   await scope.locks.query();
-  if (options.shared === false) return options.device ? core.connect(config, sink) : own(config, opening, scope);
+  if (options.shared === false) return options.device ? core.connect(config, sink) : own(options, config, opening, scope);
   const known = await identify(config.token, opening);
   if (!known) return void 0;
-  if (!known.who) return own(config, opening, scope);
+  if (!known.who) return own(options, config, opening, scope);
   const name = "weft:" + JSON.stringify([config.urls[0], known.who, config.device]);
   const { token } = known;
   return new Tab({ name, device: config.device, core, open: (leader) => core.connect({ ...config, token }, leader) }, sink, scope);
@@ -601,7 +615,7 @@ var Opening = class {
     this.sink.status({ state: "closed", code: 1e3, reason: "close" });
   }
 };
-async function own(config, opening, { locks, session }) {
+async function own(options, config, opening, { locks, session }) {
   let release = () => {
   };
   const hold = (device2) => new Promise((held) => {
@@ -617,7 +631,7 @@ async function own(config, opening, { locks, session }) {
     await hold(device);
   }
   if (opening.closed) return void release();
-  const link = opening.core.connect({ ...config, device, store: session ?? config.store }, opening.sink);
+  const link = opening.core.connect({ ...config, device, store: options.store ?? session ?? config.store }, opening.sink);
   return {
     device,
     want: (topics) => link.want(topics),

@@ -19,10 +19,8 @@ var Client = class {
   #opened;
   #boxes = /* @__PURE__ */ new Map();
   #series = "";
-  #handlers = /* @__PURE__ */ new Map();
-  // by message type, or *
   #listeners = /* @__PURE__ */ new Map();
-  // by event
+  // by event; those of messages by a dot and their type, or *
   #topics;
   #unread = [];
   // what a loop that ended has left
@@ -42,17 +40,17 @@ var Client = class {
     return this.#link?.device ?? "";
   }
   on(type, handler) {
-    return add(this.#handlers, type, handler);
+    return this.#add("." + type, handler);
   }
   listen(event, listener) {
-    return add(this.#listeners, event, listener);
+    return this.#add(event, listener);
   }
   async *messages() {
     const queue = this.#unread.splice(0);
     let wake = () => {
     };
     const read = (message) => new Promise((handled) => {
-      queue.push({ message, handled });
+      queue.push([message, handled]);
       wake();
     });
     const offs = [this.on("*", read), this.listen("status", () => wake())];
@@ -62,9 +60,9 @@ var Client = class {
         if (!next) await new Promise((resolve) => wake = resolve);
         else {
           try {
-            yield next.message;
+            yield next[0];
           } finally {
-            next.handled();
+            next[1]();
           }
         }
       }
@@ -86,7 +84,7 @@ var Client = class {
     return this.subscribe();
   }
   close() {
-    if (!this.#closed) this.status = { state: "closed", code: 1e3, reason: "close" };
+    if (!this.#closed) this.status = { state: "closed", code: 1e3 };
     this.#opened.then((link) => link.close());
   }
   get #closed() {
@@ -96,8 +94,9 @@ var Client = class {
   #begin(series, cursors) {
     if (series !== this.#series) this.#boxes.clear();
     this.#series = series;
-    for (const [to, seen] of Object.entries(cursors)) {
-      if (!(seen <= this.#boxes.get(to)?.seen)) this.#boxes.set(to, { seen, entries: [], turn: Promise.resolve() });
+    for (const to in cursors) {
+      const seen = cursors[to];
+      if (!(seen <= this.#boxes.get(to)?.seen)) this.#boxes.set(to, { seen, open: /* @__PURE__ */ new Set(), turn: Promise.resolve() });
     }
   }
   // take hands an item over, unless that has been done, and acknowledges when everything before it has settled, too.
@@ -108,30 +107,29 @@ var Client = class {
     });
     if (!box || last <= box.seen) return;
     const first = Math.max(item.first, box.seen + 1);
-    const entry = { last, done: false };
-    box.seen = last;
-    box.entries.push(entry);
-    const hand = () => new Promise((settled) => {
-      if (this.#boxes.get(to) !== box) return;
+    const here = () => this.#boxes.get(to) === box;
+    const hand = (settled) => {
+      if (!here()) return;
       this.#hand({ ...item, first }, () => {
-        entry.done = true;
-        settled();
-        let upTo = 0;
-        while (box.entries[0]?.done) upTo = box.entries.shift().last;
-        if (upTo && this.#boxes.get(to) === box) this.#link.ack(to, upTo);
+        box.open.delete(first);
+        settled?.();
+        const [lowest = box.seen + 1] = box.open;
+        if (lowest > first && here()) this.#link.ack(to, lowest - 1);
       });
-    });
-    if (this.#options.onError === "stop") box.turn = box.turn.then(hand);
+    };
+    box.seen = last;
+    box.open.add(first);
+    if (this.#options.onError === "stop") box.turn = box.turn.then(() => new Promise(hand));
     else hand();
   }
   #hand(item, done) {
-    const { to, first, last, msg, why = "" } = item;
+    const { to, first, last, msg, why } = item;
     if (this.#closed) return;
-    if (!msg) {
+    if (why) {
       this.#emit("gap", { to, first, last, why });
       return done();
     }
-    const handlers = [msg.type ?? "", "*"].flatMap((type) => [...this.#handlers.get(type) ?? []]);
+    const handlers = [...this.#of("." + (msg.type ?? "")), ...this.#of(".*")];
     let open2 = handlers.length;
     let settled = false;
     const settle = () => {
@@ -149,37 +147,42 @@ var Client = class {
       };
       let result;
       try {
-        result = handler.gone || handler.call(message);
+        result = handler(message);
       } catch (error) {
         return failed(error);
       }
-      result?.then ? Promise.resolve(result).then(handled, failed) : handled();
+      result?.then ? result.then(handled, failed) : handled();
     };
     if (!open2) settle();
     for (const handler of handlers) call(handler, RETRY_LEAST);
   }
   // emit tells what happened; what goes wrong and is listened to by nobody is shown on the console.
   #emit(event, what) {
-    const listeners = [...this.#listeners.get(event) ?? []];
-    if (!listeners.length && "failed error".includes(event)) console.error("weft", event, what);
+    const listeners = this.#of(event);
+    if (!listeners[0] && "failed error".includes(event)) console.error("weft", event, what);
     for (const listener of listeners) {
       try {
-        listener.call(what);
+        listener(what);
       } catch (error) {
         console.error(error);
       }
     }
   }
+  // add returns what takes a listener away; one that is called all the same does nothing any more.
+  #add(name, call) {
+    let gone = false;
+    const listener = (what) => gone || call(what);
+    const list = this.#listeners.get(name) ?? /* @__PURE__ */ new Set();
+    this.#listeners.set(name, list.add(listener));
+    return () => {
+      gone = true;
+      list.delete(listener);
+    };
+  }
+  #of(name) {
+    return [...this.#listeners.get(name) ?? []];
+  }
 };
-function add(to, name, call) {
-  const listener = { call };
-  const list = to.get(name) ?? /* @__PURE__ */ new Set();
-  to.set(name, list.add(listener));
-  return () => {
-    listener.gone = true;
-    list.delete(listener);
-  };
-}
 
 // src/errors.ts
 var WeftError = class extends Error {
@@ -197,7 +200,7 @@ var PATH = "/v1/ws";
 function decode(line) {
   const object = JSON.parse(line);
   const mark = ',"data":';
-  if (object.t === "msg" && "data" in object) object.text = line.slice(line.indexOf(mark) + mark.length, -1);
+  if ("data" in object) object.text = line.slice(line.indexOf(mark) + mark.length, -1);
   return object;
 }
 var base64url = (text) => btoa(text).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
@@ -228,16 +231,22 @@ var TIMER_MOST = 2 ** 31;
 var FATAL = [4400, 4403, 4409, 4413];
 var PAGE = ["online", "pagehide", "visibilitychange"];
 var TOPIC = "topic:";
+var WATCH = 0;
+var RETRY = 1;
+var ACK = 2;
+var DRAIN = 3;
+var AUTH = 4;
+var TOPICS = 5;
 var Connection = class {
   device;
   #config;
   #sink;
   #socket = null;
-  #timers = {};
+  #timers = [];
   #turn = 0;
   // counts attempts, so that what an earlier one waited for is dropped
   #at;
-  // the URL that is used
+  // which URL is next, counting on
   #tries = 0;
   // since the last session that was fine
   #ended;
@@ -260,8 +269,6 @@ var Connection = class {
   // that were not fulfilled yet
   // Of the present session:
   #lanes = /* @__PURE__ */ new Map();
-  #own = "";
-  // the address of the user's own mailbox
   #since = 0;
   // ms since 1970 of its welcome; 0 before
   #heartbeat = 0;
@@ -274,14 +281,14 @@ var Connection = class {
     this.#config = config;
     this.#sink = sink;
     this.device = config.device;
-    this.#at = Math.floor(Math.random() * config.urls.length);
+    this.#at = Math.random() * config.urls.length | 0;
     this.#store = config.store;
     this.#watch("add");
     queueMicrotask(() => this.#open());
   }
   want(topics) {
-    const served = new Promise((resolve, reject) => this.#wishes.push({ resolve, reject }));
-    this.#wanted = topics.map((topic) => TOPIC + topic).filter((to) => !this.#barred.includes(to));
+    const served = new Promise((...wish) => this.#wishes.push(wish));
+    this.#wanted = topics.filter((topic) => !this.#barred.includes(topic));
     this.#sync();
     return served;
   }
@@ -301,18 +308,30 @@ var Connection = class {
     const turn = this.#turn;
     const { urls, WebSocket } = this.#config;
     this.#sink.status({ state: "connecting" });
-    this.#wait(PATIENCE);
+    this.#wait();
     try {
       const token = await this.#fresh();
       if (turn !== this.#turn) return;
       const { tenant, sub } = claims(token);
-      this.#load("weft:" + JSON.stringify([urls[0], tenant, sub, this.device]));
-      const socket = new WebSocket(urls[this.#at], [PROTOCOL, "weft.bearer." + base64url(token)]);
+      const key = "weft:" + JSON.stringify([urls[0], tenant, sub, this.device]);
+      if (key !== this.#key) {
+        this.#key = key;
+        this.#state = nothing();
+        this.#sink.begin("", {});
+        this.#stored((store) => Object.assign(this.#state, JSON.parse(store.getItem(key) || "{}")));
+      }
+      const socket = new WebSocket(urls[this.#at++ % urls.length], [PROTOCOL, "weft.bearer." + base64url(token)]);
       this.#socket = socket;
-      socket.onopen = () => this.#hello();
+      socket.onopen = () => {
+        const { epoch, cursors } = this.#state;
+        this.#wait();
+        this.#send({ t: "hello", device: this.device, epoch, cursors, topics: this.#wanted, client: CLIENT });
+      };
+      socket.onerror = () => {
+      };
       socket.onmessage = ({ data }) => this.#read(data);
       socket.onclose = ({ code, reason }) => this.#lost(code, reason);
-      this.#wait(PATIENCE);
+      this.#wait();
     } catch (error) {
       if (turn === this.#turn) this.#again(this.#tell(error));
     }
@@ -324,11 +343,10 @@ var Connection = class {
   }
   // drop leaves the socket and everything that waits. The handlers go first: a dead path may take minutes to say that it
   // is closed, and by then it must not speak for its successor.
-  #drop(code) {
+  #drop() {
     const socket = this.#socket;
     this.#flush();
-    Object.values(this.#timers).forEach(clearTimeout);
-    this.#timers = {};
+    for (const timer of this.#timers.splice(0)) clearTimeout(timer);
     if (this.#since && Date.now() - this.#since >= FINE_AFTER) this.#tries = 0;
     this.#turn++;
     this.#lanes.clear();
@@ -336,40 +354,38 @@ var Connection = class {
     this.#asking = "";
     this.#said = void 0;
     if (!socket) return;
-    this.#at = (this.#at + 1) % this.#config.urls.length;
     this.#socket = socket.onopen = socket.onmessage = socket.onclose = null;
-    socket.close(code);
+    socket.close(1e3);
   }
   #lost(code, reason) {
-    const refused = this.#refused;
+    let atOnce = false;
     if (code === 4401) {
+      atOnce = !this.#refused;
       this.#token = "";
+      this.#reason = atOnce ? "expired" : "rejected";
       this.#refused = true;
-      this.#reason = refused ? "rejected" : "expired";
-      return this.#again(reason, code, !refused);
-    }
-    if (reason === "cursor_ahead") {
+    } else if (reason === "cursor_ahead") {
+      atOnce = true;
       this.#state = nothing();
       this.#sink.begin("", {});
-      return this.#again(reason, code, true);
-    }
-    if (FATAL.includes(code)) return this.#stop(code, reason);
-    if (code === 4429) this.#tries = Math.max(this.#tries, BUSY * this.#config.urls.length);
+    } else if (FATAL.includes(code)) return this.#stop(code, reason);
+    if (code === 4429) this.#tries += BUSY;
     if (!this.#since && this.#tries === 3) this.#token = "";
-    this.#again(reason, code);
+    this.#again(reason, code, atOnce);
   }
   // again connects after a random part of a limit that doubles when all nodes have failed; without a pause if the last session
   // was fine and there is no need for one.
   #again(reason, code, atOnce = false) {
     this.#drop();
-    const limit = Math.min(BACKOFF_LEAST * 2 ** Math.floor(this.#tries / this.#config.urls.length), BACKOFF_MOST);
-    const pause = this.#tries++ || !atOnce ? Math.random() * limit : 0;
-    this.#set("retry", pause, () => this.#open());
+    const limit = atOnce && !this.#tries ? 0 : BACKOFF_LEAST * 2 ** (this.#tries / this.#config.urls.length | 0);
+    const pause = Math.random() * Math.min(limit, BACKOFF_MOST);
+    this.#tries++;
+    this.#set(RETRY, pause, () => this.#open());
     this.#sink.status({ state: "waiting", retryAt: Date.now() + pause, code, reason });
   }
   #stop(code, reason) {
-    this.#ended = new WeftError(reason, this.#said?.message ?? reason, false, this.#said?.field, code);
-    this.#drop(1e3);
+    this.#ended = Object.assign(this.#said ?? new WeftError(reason, reason), { close: code });
+    this.#drop();
     this.#watch("remove");
     this.#sync();
     this.#sink.status({ state: "closed", code, reason });
@@ -380,23 +396,23 @@ var Connection = class {
   // page acknowledges before the page goes or sleeps; when it wakes, or the network is back, nothing waits any longer.
   #page = ({ type }) => {
     if (type === "pagehide" || type !== "online" && document.hidden) this.#flush();
-    else if (this.#timers.retry) this.#open();
+    else if (this.#timers[RETRY]) this.#open();
     else if (this.#since) this.#probe(PROBE);
   };
   // ---- timers
-  #set(name, ms, then) {
-    clearTimeout(this.#timers[name]);
-    this.#timers[name] = setTimeout(() => {
-      delete this.#timers[name];
+  #set(what, ms, then) {
+    clearTimeout(this.#timers[what]);
+    this.#timers[what] = setTimeout(() => {
+      this.#timers[what] = void 0;
       then();
     }, ms);
   }
-  #wait(ms) {
-    this.#set("watch", ms, () => this.#again("silent"));
+  #wait(ms = PATIENCE) {
+    this.#set(WATCH, ms, () => this.#again("silent"));
   }
   // alive is called when the server has said something. After a heartbeat of silence it is asked, after two it is given up.
   #alive() {
-    if (this.#since) this.#set("watch", this.#heartbeat, () => this.#probe(this.#heartbeat));
+    if (this.#since) this.#set(WATCH, this.#heartbeat, () => this.#probe(this.#heartbeat));
   }
   // probe asks the server for a sign of life. Steps, not clocks, are what counts: a page that slept reads first what waits for it.
   #probe(ms) {
@@ -412,18 +428,12 @@ var Connection = class {
     return error.message;
   }
   // ---- the session
-  #hello() {
-    const { epoch, cursors } = this.#state;
-    this.#wait(PATIENCE);
-    this.#send({ t: "hello", device: this.device, epoch, cursors, topics: this.#wanted.map(named), client: CLIENT });
-  }
   #read(text) {
     const socket = this.#socket;
     const items = [];
     this.#alive();
     for (const line of text.split("\n")) {
-      if (this.#socket !== socket) break;
-      if (!line) continue;
+      if (!line || this.#socket !== socket) break;
       const object = decode(line);
       if (object.t === "msg" || object.t === "gap") this.#place(object, items);
       else {
@@ -435,7 +445,7 @@ var Connection = class {
   }
   // place adds a message or a gap to items, if it is new. A jump means that something was lost on the way here.
   #place(object, items) {
-    const { ch: to = this.#own, seq = 0, from: first = seq, to: last = seq, why } = object;
+    const { ch: to = "user:" + this.#state.user, seq = 0, from: first = seq, to: last = seq, why } = object;
     const lane = this.#lanes.get(to);
     if (last) {
       if (!lane) return;
@@ -444,21 +454,19 @@ var Connection = class {
       if (first <= this.#cursor(to)) this.#flushSoon();
       if (last <= this.#cursor(to) && why !== "epoch") return;
     }
-    items.push({ to, first, last, why, msg: why ? void 0 : object });
+    items.push({ to, first, last, why, msg: object });
   }
   #control(object) {
-    switch (object.t) {
-      case "ping":
-        return this.#send({ t: "pong" });
-      case "welcome":
-        return this.#welcome(object);
-      case "sub":
-      case "unsub":
-        return this.#subscribed(object);
-      case "drain":
-        return this.#set("drain", Math.random() * object.within, () => this.#again("draining", 4503, true));
-      case "error":
-        return this.#error(object);
+    const { t, code, message, retry, field, within } = object;
+    if (t === "ping") this.#send({ t: "pong" });
+    else if (t === "welcome") this.#welcome(object);
+    else if (t.endsWith("sub")) this.#subscribed(object);
+    else if (t === "drain") this.#set(DRAIN, Math.random() * within, () => this.#again("draining", 4503, true));
+    else if (t === "error") {
+      this.#tell(this.#said = new WeftError(code, message, retry, field));
+      if (!retry) return;
+      this.#asking = "";
+      this.#set(TOPICS, PROBE, () => this.#sync());
     }
   }
   #welcome({ user, epoch, heartbeat, mailboxes }) {
@@ -466,7 +474,6 @@ var Connection = class {
     this.#heartbeat = heartbeat;
     this.#refused = false;
     this.#reason = "connect";
-    this.#own = "user:" + user;
     this.#alive();
     if (user !== this.#state.user || epoch !== this.#state.epoch) this.#state = nothing(user, epoch);
     this.#renewLater();
@@ -487,20 +494,13 @@ var Connection = class {
     }
     this.#state.cursors = { ...begin };
     this.#save();
-    this.#sink.begin(this.#own + " " + this.#state.epoch, begin);
-  }
-  #error(object) {
-    const { code, message, retry, field } = object;
-    this.#tell(this.#said = new WeftError(code, message, retry, field));
-    if (!retry || !this.#since) return;
-    this.#asking = "";
-    this.#set("topics", PROBE, () => this.#sync());
+    this.#sink.begin(`${this.#state.user} ${this.#state.epoch}`, begin);
   }
   // renewLater hands the server a fresh token before this one expires. When none is to be had the session ends with it.
   #renewLater() {
     const old = this.#token;
     const left = claims(old).exp * 1e3 - Date.now();
-    const ms = left - Math.min(TOKEN_EARLY, left / 10);
+    const ms = Math.max(left - TOKEN_EARLY, left * 0.9);
     const renew = async () => {
       const turn = this.#turn;
       this.#token = "";
@@ -514,20 +514,20 @@ var Connection = class {
         this.#tell(error);
       }
     };
-    if (ms > 0 && ms < TIMER_MOST) this.#set("auth", ms, renew);
+    if (ms > 0 && ms < TIMER_MOST) this.#set(AUTH, ms, renew);
   }
   // ---- topics
   // sync tells the server what is wanted and what is not, one thing at a time, until it is as it should be.
   #sync() {
-    if (this.#ended) for (const { reject } of this.#wishes.splice(0)) reject(this.#ended);
+    if (this.#ended) for (const [, reject] of this.#wishes.splice(0)) reject(this.#ended);
     if (!this.#since || this.#asking) return;
-    const fresh = this.#wanted.filter((to) => !this.#lanes.has(to));
-    const left = [...this.#lanes.keys()].filter((to) => to.startsWith(TOPIC) && !this.#wanted.includes(to));
+    const have = [...this.#lanes.keys()].filter((to) => to.startsWith(TOPIC)).map(named);
+    const fresh = this.#wanted.filter((topic) => !have.includes(topic));
+    const left = have.filter((topic) => !this.#wanted.includes(topic));
     this.#flush();
     const change = fresh[0] ? fresh : left;
-    this.#asking = fresh[0] ? "sub" : left[0] ? "unsub" : "";
-    if (change[0]) this.#send({ t: this.#asking, topics: change.map(named) });
-    else for (const { resolve } of this.#wishes.splice(0)) resolve();
+    if (change[0]) this.#send({ t: this.#asking = fresh[0] ? "sub" : "unsub", topics: change });
+    else for (const [resolve] of this.#wishes.splice(0)) resolve();
   }
   // subscribed takes the answer to sub or unsub. An unsub that nobody asked for tells what a fresh token does not allow.
   #subscribed({ t, mailboxes }) {
@@ -535,9 +535,9 @@ var Connection = class {
       if (to in mailboxes) continue;
       this.#lanes.delete(to);
       if (this.#asking === t) continue;
-      this.#barred.push(to);
-      this.#wanted = this.#wanted.filter((wanted) => wanted !== to);
-      this.#tell(new WeftError("forbidden", `${to} is not allowed any more`));
+      this.#barred.push(named(to));
+      this.#wanted = this.#wanted.filter((topic) => topic !== named(to));
+      this.#tell(new WeftError("forbidden", to));
     }
     if (this.#asking === t) this.#asking = "";
     this.#enter(mailboxes);
@@ -547,32 +547,29 @@ var Connection = class {
   #cursor(to) {
     return this.#state.cursors[to] ?? 0;
   }
-  #load(key) {
-    if (key === this.#key) return;
-    this.#key = key;
-    this.#state = nothing();
-    this.#stored((store) => Object.assign(this.#state, JSON.parse(store.getItem(key) || "{}")));
-  }
+  // save writes the cursors down. What is left in a store that failed would fall behind, and take the device back after a
+  // reload.
   #save() {
-    this.#stored((store) => store.setItem(this.#key, JSON.stringify(this.#state)));
+    this.#stored((store) => {
+      try {
+        store.setItem(this.#key, JSON.stringify(this.#state));
+      } catch (error) {
+        store.removeItem(this.#key);
+        throw error;
+      }
+    });
   }
-  // stored does something with the store. One that fails is not asked again; what is left in it would fall behind and take the
-  // device back after a reload.
+  // stored does something with the store. One that fails is not asked again.
   #stored(work) {
-    const store = this.#store;
     try {
-      if (store) work(store);
+      if (this.#store) work(this.#store);
     } catch (error) {
       this.#store = void 0;
       this.#tell(error);
-      try {
-        store.removeItem(this.#key);
-      } catch {
-      }
     }
   }
   #flushSoon() {
-    if (!this.#timers.ack) this.#set("ack", ACK_AFTER, () => this.#flush());
+    if (!this.#timers[ACK]) this.#set(ACK, ACK_AFTER, () => this.#flush());
   }
   // flush acknowledges what has been handled, and nothing above what this session was sent, whatever an earlier one handled.
   #flush() {
@@ -581,7 +578,7 @@ var Connection = class {
       const seq = Math.min(this.#cursor(ch), lane.next - 1);
       if (seq > lane.acked) acks.push({ t: "ack", seq: lane.acked = seq, ch });
     }
-    if (acks.length) this.#send(...acks);
+    if (acks[0]) this.#send(...acks);
   }
 };
 var nothing = (user = "", epoch = "") => ({ user, epoch, cursors: {} });
@@ -593,22 +590,22 @@ var core = { connect: (config, sink) => new Connection(config, sink), claims, We
 function open(options, sink) {
   const { token, WebSocket = globalThis.WebSocket } = options;
   const urls = [options.url].flat().map(endpoint);
-  if (!WebSocket) throw new TypeError("weft: no WebSocket");
+  if (!WebSocket) throw TypeError("no WebSocket");
   const locks = globalThis.navigator?.locks;
   let { store, device } = options;
   const fresh = Math.random().toString(36).slice(2);
   try {
     store ??= localStorage;
-    const local = locks || !globalThis.sessionStorage ? localStorage : sessionStorage;
-    device ??= local.getItem(DEVICE) ?? void 0;
-    if (!device) local.setItem(DEVICE, device = fresh);
+    const local = locks ? localStorage : sessionStorage;
+    device ||= local.getItem(DEVICE);
+    if (!device) local.setItem(DEVICE, fresh);
   } catch {
   }
-  const config = { urls, token, store, WebSocket, device: device ?? fresh };
+  const config = { urls, token, store, WebSocket, device: device || fresh };
   if (!locks) return core.connect(config, sink);
   return import("./weft-tabs.js").then(
     ({ share }) => share(options, config, sink, core),
-    () => core.connect({ ...config, device: options.device ?? fresh }, sink)
+    () => core.connect({ ...config, device: options.device || fresh }, sink)
   );
 }
 
