@@ -30,6 +30,7 @@ func generated(text string) bool {
 func TestTestsNeitherSleepNorSkip(t *testing.T) {
 	rules := map[string]*regexp.Regexp{
 		"_test.go":  regexp.MustCompile(`\btime\.Sleep\(|\b[tbf]\.Skip(Now|f)?\(`),
+		".test.ts":  regexp.MustCompile(`\b(test|it|describe)\.(skip|todo|only)\b|\b(skip|todo|only): *(true|['"])`),
 		".test.mjs": regexp.MustCompile(`\b(test|it|describe)\.(skip|todo|only)\b|\b(skip|todo|only): *(true|['"])|\bt\.(skip|todo)\(|\bwaitForTimeout\(`),
 	}
 	for suffix, forbidden := range rules {
