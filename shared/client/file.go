@@ -79,7 +79,8 @@ func decodeState(text []byte) (State, error) {
 	return s.State, nil
 }
 
-// Save implements Store. After an error the file is what it was.
+// Save implements Store. After an error the file is whole: as it was or, where only its folder could not be synced, as it
+// was to be.
 func (f *File) Save(_ context.Context, s State) error {
 	text, err := json.Marshal(fileState{Format: fileFormat, State: s})
 	if err != nil {

@@ -129,6 +129,9 @@ func (l *ledger) have(mailboxes map[string]protocol.Mailbox) {
 			l.wanted[topic] = true
 		}
 	}
+	if mailboxes != nil && l.differs() {
+		signal(l.retopic)
+	}
 	l.settle()
 }
 

@@ -114,13 +114,14 @@ type pubAck struct {
 func (p *Publisher) try(ctx context.Context, m *nats.Msg) (*nats.PubAck, *failure) {
 	ctx, cancel := context.WithTimeout(ctx, p.attempt)
 	defer cancel()
+	closed := p.nc.IsClosed() // else what is under way may have been taken when the connection is closed
 	reply, err := p.nc.RequestMsgWithContext(ctx, m)
 	switch {
 	case errors.Is(err, nats.ErrMaxPayload):
 		return nil, &failure{Problem: tooLarge()}
 	case errors.Is(err, nats.ErrNoResponders):
 		return nil, &failure{Problem: problem.New(problem.Unavailable, "no stream takes messages right now; is collect running? Publish again")}
-	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrHeadersNotSupported):
+	case errors.Is(err, nats.ErrReconnectBufExceeded), closed && err != nil, errors.Is(err, nats.ErrHeadersNotSupported):
 		// The last one is what nats.go says before it has ever been connected.
 		return nil, &failure{Problem: problem.New(problem.Unavailable, "there is no connection to NATS (%v); publish again", err)}
 	case err != nil:
@@ -143,6 +144,8 @@ func refused(e *nats.APIError) *failure {
 		return &failure{Problem: tooLarge()}
 	case e.Code >= http.StatusInternalServerError: // a full stream or disk, a cluster without a leader
 		return &failure{problem.New(problem.Unavailable, "the stream can't take the message right now (%s); publish again with the same id", e.Description), true}
+	case e.Code == http.StatusTooManyRequests: // what the stream has not stored yet fills its queue; the message is not in it
+		return &failure{Problem: problem.New(problem.Unavailable, "the stream has too much to do right now (%s); publish again", e.Description)}
 	default:
 		return &failure{Problem: problem.New(problem.BadRequest, "the stream refused the message: %s", e.Description)}
 	}
@@ -166,7 +169,7 @@ func (p *Publisher) Request(ctx context.Context, to subject.Address, payload []b
 		return receipt, err
 	}
 	if err := json.Unmarshal(reply.Data, &receipt); err != nil {
-		return receipt, fmt.Errorf("client: the receipt of %s: %w", m.Subject, err)
+		return receipt, fmt.Errorf("%w: the receipt of %s: %w", ErrUnknown, m.Subject, err)
 	}
 	return receipt, nil
 }

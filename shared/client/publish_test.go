@@ -180,6 +180,46 @@ func TestPublishSaysWhatIsUnknown(t *testing.T) {
 	}
 }
 
+// The connection is closed when the message is on its way already, by the program or since NATS has refused to have it back.
+func TestAConnectionThatIsClosedMeanwhileLeavesItUnknown(t *testing.T) {
+	nc := natsServer(t)
+	taker, err := nats.Connect(nc.ConnectedUrl())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taker.Close()
+	taken := make(chan struct{})
+	if _, err := taker.Subscribe(subject.In(alice()), func(*nats.Msg) { nc.Close(); close(taken) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := taker.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewPublisher(nc).Publish(soon(t), alice(), []byte("1")); !errors.Is(err, ErrUnknown) {
+		t.Errorf("it was taken, and the error is %v", err)
+	}
+	receive(t, taken)
+	if ack, err := NewPublisher(nc).Publish(soon(t), alice(), []byte("2")); err == nil || errors.Is(err, ErrUnknown) || ack.Tries != 1 {
+		t.Errorf("it can't have been sent, and after %d tries the error is %v", ack.Tries, err)
+	}
+}
+
+// A stream whose queue is full refuses what comes meanwhile (429), and takes it a moment later.
+func TestPublishTriesAgainWhenAStreamHasTooMuchToDo(t *testing.T) {
+	nc := natsServer(t)
+	answers := []string{`{"stream":"IN","seq":0,"error":{"code":429,"err_code":10167,"description":"too many requests"}}`, `{"stream":"IN","seq":1}`}
+	_, err := nc.Subscribe(subject.In(alice()), func(m *nats.Msg) {
+		_ = m.Respond([]byte(answers[0]))
+		answers = answers[1:]
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ack, err := NewPublisher(nc).Publish(soon(t), alice(), []byte("1")); err != nil || ack.Tries != 2 {
+		t.Errorf("after %d tries: %v", ack.Tries, err)
+	}
+}
+
 // A publish without a connection fails when its time is over, and says that nothing was sent.
 func TestPublishWithoutAConnection(t *testing.T) {
 	nc, err := nats.Connect("nats://127.0.0.1:1", nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1))

@@ -67,7 +67,7 @@ type Subscriber struct {
 	events  chan event    // read and not yet handled, in order
 	turn    chan struct{} // has a place for the one change of topics that is under way
 	ran     atomic.Bool   // Run was called
-	over    chan struct{} // closed when Run has ended
+	over    chan struct{} // closed when Run makes no connection any more
 	calling sync.Mutex    // serialises callbacks
 	saving  sync.Mutex    // serialises the store
 	// The goroutine of Dial, then the one of Run that connects:
@@ -163,7 +163,11 @@ func (s *Subscriber) Run(ctx context.Context, handler Handler) (err error) {
 	line, hangUp := context.WithCancel(context.WithoutCancel(ctx))
 	var lost, unsaved error
 	var connecting, saving sync.WaitGroup
-	connecting.Go(func() { defer stop(); lost = s.stay(ctx, line) })
+	connecting.Go(func() {
+		defer stop()
+		defer close(s.over) // not at the end of Run: the handler may wait for topics, with a context of its own
+		lost = s.stay(ctx, line)
+	})
 	saving.Go(func() { defer stop(); unsaved = s.saveAll(ctx) })
 	defer func() { // also when the handler panics
 		stop()
@@ -173,7 +177,6 @@ func (s *Subscriber) Run(ctx context.Context, handler Handler) (err error) {
 		}
 		hangUp()
 		connecting.Wait()
-		close(s.over)
 		if err = cmp.Or(unsaved, lost); err != nil {
 			s.call(func() { s.options.OnStatus(Status{Err: err}) })
 		}

@@ -37,7 +37,8 @@ func (s *Subscriber) Subscribe(ctx context.Context, topics ...string) error {
 }
 
 // Unsubscribe takes topics away. When it has returned nil, no message of them is handed over any more; one that the
-// handler has is still acknowledged. The cursor is kept, for the case that the topic is subscribed to again.
+// handler has still counts as handled. The cursor is kept, for the case that the topic is subscribed to again, and the
+// server hears of it then.
 func (s *Subscriber) Unsubscribe(ctx context.Context, topics ...string) error {
 	return s.retopic(ctx, true, topics)
 }
@@ -109,6 +110,22 @@ func (l *ledger) settle() {
 	}
 	l.pending = nil
 	c.done <- nil
+}
+
+// differs says whether the session has a topic that is not wanted, whose messages nobody would acknowledge, or has yet to
+// take one. It is to be told so though nobody may wait for it: the wish can have come while the session was opened.
+func (l *ledger) differs() bool {
+	for _, box := range l.boxes {
+		if box.open && box.left {
+			return true
+		}
+	}
+	for topic, taken := range l.wanted {
+		if box := l.boxes[topicPrefix+topic]; !taken && (box == nil || !box.open) {
+			return true
+		}
+	}
+	return false
 }
 
 // forget gives up waiting for the pending change.

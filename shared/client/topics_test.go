@@ -175,6 +175,74 @@ func TestTopicsChangeWithoutAConnection(t *testing.T) {
 	l.end()
 }
 
+// What is left, or wished for by somebody who did not wait, while a hello is under way is told to the session that it opens:
+// nobody would acknowledge the messages of a topic that it has and the device has not, until they fill its window.
+func TestTopicsThatChangeDuringAHelloAndThatNobodyWaitsFor(t *testing.T) {
+	helloed, wished := make(chan struct{}), make(chan struct{})
+	url := serve(t, (*peer).welcomeOld,
+		func(p *peer) {
+			close(helloed)
+			<-wished
+			p.welcomeOld()
+			if o, ok := p.read(); !ok || o.T != protocol.TUnsub || !slices.Equal(o.Topics, []string{"old"}) {
+				t.Errorf("the client says %+v, want that it leaves old", o)
+			}
+			p.asked(protocol.TSub, "news")
+			p.has(protocol.TUnsub, nil)
+			p.has(protocol.TSub, map[string]uint64{"topic:news": 1})
+			p.send(news(1))
+			p.gone()
+		})
+	s, l := listenTo(t, url, func(o *Options) { o.Topics = []string{"old"} })
+	receive(t, helloed)
+	if err := s.Unsubscribe(soon(t), "old"); err != nil {
+		t.Error(err)
+	}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	for !s.ledger.wants("topic:news") { // a change that may not begin any more is none
+		if err := s.Subscribe(over, "news"); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	}
+	drop(s.ledger.retopic) // by a session that ends just now, say
+	close(wished)
+	l.want(1)
+	l.end()
+}
+
+// A handler that waits for topics does not keep Run from ending, whatever context it waits with.
+func TestRunEndsWhileTheHandlerWaitsForTopics(t *testing.T) {
+	url := serve(t, func(p *peer) {
+		p.welcome(1)
+		p.send(msg(1))
+		p.asked(protocol.TSub, "news")
+		p.close(protocol.CloseReplaced)
+		p.gone()
+	})
+	s, err := Dial(t.Context(), Options{URL: url, Device: "d", Token: func(context.Context) (string, error) { return "token", nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, ended := make(chan error, 1), make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		ended <- s.Run(t.Context(), func(context.Context, Message) error {
+			asked <- s.Subscribe(ctx, "news")
+			return nil
+		})
+	})
+	defer running.Wait()
+	defer cancel()
+	if err := receive(t, asked); !errors.Is(err, ErrEnded) {
+		t.Errorf("nobody will confirm the topic, and Subscribe says %v", err)
+	}
+	if closed, ok := errors.AsType[*Closed](receive(t, ended)); !ok || closed.Code != protocol.CloseReplaced {
+		t.Errorf("Run returned %v", closed)
+	}
+}
+
 // A topic that the token does not allow costs a connection and not the Subscriber, and the others stay.
 func TestATopicThatIsRefused(t *testing.T) {
 	for name, refuse := range map[string]func(*peer){
