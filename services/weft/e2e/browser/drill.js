@@ -1,7 +1,7 @@
 // The page of the drills: it connects as its address says and writes down what it is given. `drill` on the window tells.
 //
-// The record of a tab is in localStorage, one entry for each message, written in the handler's own turn: so the record is
-// whole whenever the page is loaded again or killed, and shows what came twice.
+// The record of a tab is in localStorage, one entry for each message [to, seq, id] or gap [to, first, why, last], written in the
+// handler's own turn: so the record is whole whenever the page is loaded again or killed, and shows what came twice.
 
 import { connect } from '/weft.js';
 
@@ -12,14 +12,14 @@ const tab = (sessionStorage.tab ??= crypto.randomUUID());
 const mine = () => Object.keys(localStorage).filter((key) => key.startsWith(`${tab} `));
 
 const drill = (window.drill = {
-  count: mine().length, // messages in the record of this tab, since it was opened
+  count: mine().length, // entries in the record of this tab, since it was opened
   sockets: [], // {url, code}: those of this page, code when closed
   statuses: [],
-  gaps: [],
   troubles: [], // what errors and failed handlers said
   reasons: [], // why tokens were asked for
   acked: {}, // address → sequence, as it went over this page's sockets
   tokenless: false, // whether no token is to be had
+  newest: 0, // the highest sequence since the page was loaded
   last: 0, // when the last message was handled, in ms since the page was asked for
   record: () => Array.from({ length: drill.count }, (_, n) => JSON.parse(localStorage.getItem(`${tab} ${n}`))),
 });
@@ -58,14 +58,18 @@ const weft = connect({
 });
 drill.device = () => weft.device;
 drill.state = () => weft.status.state;
-weft.on('*', ({ to, seq, id }) => {
-  localStorage.setItem(`${tab} ${drill.count}`, JSON.stringify([to, seq, id]));
+function note(...entry) {
+  localStorage.setItem(`${tab} ${drill.count}`, JSON.stringify(entry));
   drill.count++;
+}
+weft.on('*', ({ to, seq, id }) => {
+  note(to, seq, id);
+  drill.newest = Math.max(drill.newest, seq);
   drill.last = performance.now();
   const takes = asked.stuck && seq % 100 === 0 ? asked.stuck : (asked.slow ?? 0) * Math.random();
   if (takes) return new Promise((resolve) => setTimeout(resolve, takes));
 });
 weft.listen('status', (status) => drill.statuses.push(status));
-weft.listen('gap', (gap) => drill.gaps.push(gap));
+weft.listen('gap', ({ to, first, last, why }) => note(to, first, why, last));
 weft.listen('error', (error) => drill.troubles.push(`${error.code ?? error.name}: ${error.message}`));
 weft.listen('failed', ({ error }) => drill.troubles.push(`failed: ${error}`));
