@@ -23,6 +23,9 @@ const (
 	callAnswers = "Grpc-Status, Grpc-Message, Grpc-Status-Details-Bin"
 )
 
+// reflectMost is how long a client may go on asking what is served. It needs no token for that, and asks anew if it has to.
+const reflectMost = time.Minute
+
 // calls serves weft.v1.PushService: the sessions that WebSockets have, as gRPC, gRPC-Web and Connect.
 type calls struct {
 	*Service
@@ -34,15 +37,19 @@ type calls struct {
 func (n *Service) serveGRPC(serving context.Context, mux *http.ServeMux) {
 	service := calls{Service: n, atEnd: func(do func()) func() bool { return context.AfterFunc(serving, do) }}
 	path, handler := weftv1connect.NewPushServiceHandler(service, connectgo.WithReadMaxBytes(frameMost), connectgo.WithCompression("gzip", nil, nil))
-	mux.Handle(path, n.crossOrigin(http.MethodPost, n.withStream(inBatches(handler))))
+	mux.Handle(path, n.crossOrigin(http.MethodPost, n.withStream(n.inTime(serving, n.greeting, inBatches(handler)))))
 	reflector := grpcreflect.NewStaticReflector(weftv1connect.PushServiceName)
-	mux.Handle(grpcreflect.NewHandlerV1(reflector))
-	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector))
+	reflect := func(path string, handler http.Handler) {
+		mux.Handle(path, n.withStream(n.inTime(serving, reflectMost, handler)))
+	}
+	reflect(grpcreflect.NewHandlerV1(reflector))
+	reflect(grpcreflect.NewHandlerV1Alpha(reflector))
 }
 
 // Subscribe implements the service: a session whose client can't say anything.
 func (c calls) Subscribe(ctx context.Context, r *weftv1.SubscribeRequest, stream *connectgo.ServerStream[weftv1.SubscribeResponse]) error {
 	out := newCall(ctx, 0, subscribed{stream})
+	out.arrive()
 	return c.serve(ctx, out, true, nil, func() (protocol.FromClient, error) {
 		return protocol.FromClient{
 			T: protocol.THello, Device: r.GetDevice(), Epoch: r.GetEpoch(), Cursors: r.GetCursors(), Topics: r.GetTopics(), Client: r.GetClient(),
@@ -53,6 +60,7 @@ func (c calls) Subscribe(ctx context.Context, r *weftv1.SubscribeRequest, stream
 // Connect implements the service.
 func (c calls) Connect(ctx context.Context, stream *connectgo.BidiStream[weftv1.ConnectRequest, weftv1.ConnectResponse]) error {
 	out := newCall(ctx, c.cfg.SlowAfter, connected{stream})
+	out.arrive() // its hello is waited for below
 	listen := func(s *session) error { return c.converseCall(ctx, s, stream) }
 	return c.serve(ctx, out, false, listen, func() (protocol.FromClient, error) {
 		_ = out.control.SetReadDeadline(time.Now().Add(c.greeting)) // fails on a connection that is gone
@@ -102,6 +110,7 @@ func (c calls) meet(ctx context.Context, v visitor, greet func() (protocol.FromC
 
 // Acknowledge implements the service.
 func (c calls) Acknowledge(ctx context.Context, r *weftv1.AcknowledgeRequest) (*weftv1.AcknowledgeResponse, error) {
+	streamOf(ctx).arrive()
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	acks := make([]protocol.Ack, len(r.GetAcks()))

@@ -20,9 +20,10 @@ type stream struct {
 	conn    net.Conn
 	ended   chan struct{} // closed by end
 
-	mu   sync.Mutex // protects the rest; held while the response is cut
-	cut  bool
-	left bool // the handler returns
+	mu      sync.Mutex // protects the rest; held while the response is cut
+	cut     bool
+	arrived bool // the request is there
+	left    bool // the handler returns
 }
 
 func newStream(w http.ResponseWriter, r *http.Request) *stream {
@@ -45,6 +46,23 @@ func (st *stream) Cut() {
 		st.cut = true
 		_ = st.control.SetWriteDeadline(time.Unix(1, 0)) // as well
 	}
+}
+
+// readUntil bounds how long the request may take to arrive.
+func (st *stream) readUntil(at time.Time) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if !st.arrived && !st.left {
+		_ = st.control.SetReadDeadline(at) // fails on a connection that is gone
+	}
+}
+
+// arrive says that the request is there. Over HTTP/1.1 it would count as given up when the time passes that it had.
+func (st *stream) arrive() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.arrived = true
+	_ = st.control.SetReadDeadline(time.Time{}) // as above
 }
 
 // leave is the last thing that a handler does.
@@ -93,4 +111,15 @@ func (n *Service) withStream(next http.Handler) http.Handler {
 // streamOf is the stream of a request that came through withStream.
 func streamOf(ctx context.Context) *stream {
 	return ctx.Value(streamKey{}).(*stream) //nolint:forcetypeassert // a handler without withStream is a mistake of ours
+}
+
+// inTime bounds how long a request behind withStream may take to arrive, until its handler calls arrive; a node that ends waits
+// no longer. connect reads the message of a call before the call's method runs, and so before the gate and the token.
+func (n *Service) inTime(serving context.Context, limit time.Duration, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		out := streamOf(r.Context()) //nolint:contextcheck // it is the request's
+		out.readUntil(time.Now().Add(limit))
+		defer context.AfterFunc(serving, func() { out.readUntil(time.Unix(1, 0)) })()
+		next.ServeHTTP(w, r)
+	})
 }
