@@ -39,9 +39,13 @@ func ServeStreams(ctx context.Context, l net.Listener, handler http.Handler, sil
 	server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
 		return context.WithValue(ctx, connKey{}, conn)
 	}
-	server.HTTP2 = &http.HTTP2Config{SendPingTimeout: silence / 2, PingTimeout: silence / 2}
+	server.HTTP2 = &http.HTTP2Config{SendPingTimeout: silence / 2, PingTimeout: silence / 2, MaxReceiveBufferPerStream: inAdvance}
 	return serve(ctx, impatient{l, silence}, server)
 }
+
+// inAdvance is how many bytes a client may send on a stream of HTTP/2 before anybody reads them: they are held in memory, also of
+// clients that have not said yet who they are. Go's default is 1 MiB.
+const inAdvance = 64 << 10
 
 // connKey is where ServeStreams keeps a request's connection.
 type connKey struct{}
