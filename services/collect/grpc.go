@@ -92,7 +92,7 @@ func (s *Service) serveGRPC(serving context.Context, mux *http.ServeMux) {
 func (d *grpcDoor) guard(serving context.Context, next http.Handler) http.Handler {
 	refuse := connect.NewErrorWriter()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithCancel(r.Context())
+		ctx, cancel := context.WithCancel(lasting(r))
 		defer cancel()
 		c := &call{http: http.NewResponseController(w)}
 		defer c.end()
@@ -107,13 +107,26 @@ func (d *grpcDoor) guard(serving context.Context, next http.Handler) http.Handle
 	})
 }
 
+// lasting is the context of a request. Over HTTP/1.1 a stream's would end when readUntil ends the reading, and with it the
+// messages that were read before; there a publisher who has left is noticed by reading.
+func lasting(r *http.Request) context.Context {
+	if r.ProtoMajor == 1 && isStream(r) {
+		return context.WithoutCancel(r.Context())
+	}
+	return r.Context()
+}
+
+func isStream(r *http.Request) bool {
+	return r.URL.Path == weftv1connect.PublishServicePublishStreamProcedure
+}
+
 // enter verifies the token of a call and takes a place for it, which leave gives back. A call of one message has
 // bodyTimeout to arrive.
 func (d *grpcDoor) enter(ctx context.Context, c *call, r *http.Request) (leave func(), err error) {
 	if c.who, err = d.bearer(ctx, r); err != nil {
 		return nil, err
 	}
-	if r.URL.Path == weftv1connect.PublishServicePublishStreamProcedure {
+	if isStream(r) {
 		return occupy(d.streams)
 	}
 	if leave, err = occupy(d.posts); err == nil {
