@@ -26,15 +26,25 @@ import (
 func (n *Service) takeAcks(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), openTimeout)
 	defer cancel()
-	device, acks, err := n.readAcks(w, r)
-	if err == nil {
-		err = n.acknowledge(ctx, authorization(r.Header), device, acks)
-	}
-	if err != nil {
+	if err := n.takePost(ctx, w, r); err != nil {
 		refuseHTTP(w, err)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// takePost reads nothing of who has no good token: what is read is held in memory.
+func (n *Service) takePost(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(n.greeting)) // a writer that has none is a test's
+	who, err := n.verify(ctx, authorization(r.Header))
+	if err != nil {
+		return err
+	}
+	device, acks, err := n.readAcks(w, r)
+	if err != nil {
+		return err
+	}
+	return n.acknowledge(ctx, who, device, acks)
 }
 
 // readAcks reads a request: the device, and one acknowledgement, an array of them, or several lines of either.
@@ -45,15 +55,13 @@ func (n *Service) readAcks(w http.ResponseWriter, r *http.Request) (device strin
 		}
 		device = values[0]
 	}
-	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(n.greeting)) // a writer that has none is a test's
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, frameMost))
 	if _, large := errors.AsType[*http.MaxBytesError](err); large {
 		return "", nil, problem.New(problem.TooLarge, "the body is over %d bytes; acknowledge the highest sequence of each address once", frameMost)
 	} else if err != nil {
 		return "", nil, problem.New(problem.BadRequest, "the body can't be read: %v", err)
 	}
-	_ = control.SetReadDeadline(time.Time{}) // else the request would count as given up when it passes
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // else the request would count as given up when it passes
 	acks, err = parseAcks(body)
 	return device, acks, err
 }
@@ -103,15 +111,12 @@ func parseAcks(body []byte) ([]protocol.Ack, error) {
 // session, here or at another node, they count as if they had come in it, and may be lost with their node in the next moment
 // as those may. Without one they count as the cursors of a hello, and are durable when this returns. The error is a
 // *problem.Problem.
-func (n *Service) acknowledge(ctx context.Context, token, device string, acks []protocol.Ack) error {
-	who, err := n.verify(ctx, token)
-	if err != nil {
-		return err
-	}
+func (n *Service) acknowledge(ctx context.Context, who *identity.Identity, device string, acks []protocol.Ack) error {
 	if who.Device == "" && device == "" {
 		return problem.New(problem.BadRequest, "who acknowledges? name the device, or bring a token that does").In("device")
 	}
-	if device, err = deviceOf(who, device); err != nil {
+	device, err := deviceOf(who, device)
+	if err != nil {
 		return err
 	}
 	user := subject.UserAddress(who.Tenant, who.User)

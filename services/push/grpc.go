@@ -120,7 +120,11 @@ func (c calls) Acknowledge(ctx context.Context, r *weftv1.AcknowledgeRequest) (*
 	if len(acks) == 0 {
 		return nil, refusal.Of(problem.New(problem.BadRequest, "nothing is acknowledged").In("acks"))
 	}
-	if err := c.acknowledge(ctx, authorizationOf(ctx), r.GetDevice(), acks); err != nil {
+	who, err := c.verify(ctx, authorizationOf(ctx))
+	if err == nil {
+		err = c.acknowledge(ctx, who, r.GetDevice(), acks)
+	}
+	if err != nil {
 		return nil, refusal.Of(err)
 	}
 	return &weftv1.AcknowledgeResponse{}, nil

@@ -1,6 +1,7 @@
 package push
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"net"
@@ -76,5 +77,16 @@ func TestCallsThatCameInTimeStay(t *testing.T) {
 	n.stop()
 	for _, g := range guests {
 		g.ends(protocol.CloseDraining, problem.Draining)
+	}
+}
+
+// Of who has no good token nothing is read, and so nothing held.
+func TestPostsOfNobodyAreNotRead(t *testing.T) {
+	n := newWorld(t).node(func(n *Service) { n.greeting = 200 * time.Millisecond })
+	response, err := http.ReadResponse(bufio.NewReader(n.unsaid(t, protocol.PathAck)), nil)
+	must(t, err)
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusUnauthorized {
+		t.Errorf("it is answered %s", response.Status)
 	}
 }
