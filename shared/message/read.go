@@ -92,6 +92,10 @@ func (m *Message) Check(limits Limits) error {
 			return problem.New(problem.BadHeader, "%s must be UTF-8 of at most %d bytes", f.name, f.most).In(f.name)
 		}
 	}
+	// Clients decide by it how to read the payload, each with a parser of its own: it must mean the same to all.
+	if _, _, err := mime.ParseMediaType(m.ContentType); err != nil {
+		return problem.New(problem.BadHeader, "the content type %q can't be read (%v); write it like application/json or text/plain; charset=utf-8", m.ContentType, err).In(HeaderContentType)
+	}
 	switch {
 	case len(m.Payload) == 0:
 		return problem.New(problem.Empty, "the message has no payload; send at least `null`")

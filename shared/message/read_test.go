@@ -57,6 +57,8 @@ func TestReadRefuses(t *testing.T) {
 		{"Content-Type", "application/cloudevents+json", "{}", problem.Unsupported, "Content-Type"},
 		{"Content-Type", "Application/CloudEvents-Batch+JSON", "[]", problem.Unsupported, "Content-Type"},
 		{"Content-Type", long, "{}", problem.BadHeader, "Content-Type"},
+		{"Content-Type", "application/json; charset", "hello", problem.BadHeader, "Content-Type"},
+		{"Content-Type", "my stuff+json", "hello", problem.BadHeader, "Content-Type"},
 		{"Weft-Id", long, "{}", problem.BadHeader, "Weft-Id"},
 		{"Nats-Msg-Id", "\xff", "{}", problem.BadHeader, "Weft-Id"},
 		{"Weft-Type", long, "{}", problem.BadHeader, "Weft-Type"},

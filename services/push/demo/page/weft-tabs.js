@@ -237,7 +237,7 @@ function pack(error) {
 }
 
 // src/tabs-member.ts
-var RECENT_ITEMS = 256;
+var RECENT_ITEMS = 4096;
 var RECENT_SIZE = 256 * 1024;
 var AGAIN = 1e3;
 var Tab = class {

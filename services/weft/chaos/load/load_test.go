@@ -178,7 +178,7 @@ func TestACalmLoadIsCompleteInTheHistory(t *testing.T) {
 }
 
 func TestAWildLoadIsComplete(t *testing.T) {
-	l, history := run(t, 8*time.Second, func(o *Options) { o.Mischief = time.Second })
+	l, history := run(t, 8*time.Second, func(o *Options) { o.Mischief, o.Users = time.Second, len(doors) })
 	check(t, l, history)
 	code := regexp.MustCompile(`(^|[^:\d])44\d\d\b`) // a close code; a port stands behind a colon
 	seen, over := make(map[string]int), make(map[string]int)

@@ -18,7 +18,7 @@ type raw struct {
 	*device
 
 	ring *ring
-	door int // that the next session takes, among doors
+	door int // that the next session takes, among doors; the raw devices of neighbours begin with different ones
 	// What it remembers:
 	epoch   string
 	cursors map[string]uint64
@@ -28,7 +28,7 @@ type raw struct {
 }
 
 func newRaw(d *device, random *rand.Rand) *raw {
-	return &raw{device: d, ring: newRing(d.load.o.Push, random), door: random.IntN(len(doors)), cursors: make(map[string]uint64)}
+	return &raw{device: d, ring: newRing(d.load.o.Push, random), door: d.number / 2, cursors: make(map[string]uint64)}
 }
 
 // stint is one connection; mischief ends its context to make the device leave. It returns errGone when the server does

@@ -6,7 +6,7 @@ import { after, BEAT, type Cursors, has, MISSES, type Order, type Report } from 
 import type { Address, Item, Link, Sink, Status } from './types.js';
 
 // What a tab keeps of each mailbox, for others that come back: so many items, and of their payloads so many characters.
-const RECENT_ITEMS = 256;
+const RECENT_ITEMS = 4096;
 const RECENT_SIZE = 256 * 1024;
 
 // How long a tab that has lost the lock to lead stays away from it, in ms.
