@@ -122,8 +122,8 @@ func (n *Service) acknowledge(ctx context.Context, who *identity.Identity, devic
 	user := subject.UserAddress(who.Tenant, who.User)
 	var here error = errNoSession
 	if s := n.hub.session(user, device); s != nil {
-		// One that is ahead may be meant for a session elsewhere, which has replaced this one a moment ago.
-		if here = s.ackAll(acks); !errors.Is(here, errAckAhead) {
+		// What it was not sent may be meant for a session elsewhere, which has replaced this one a moment ago.
+		if here = s.ackAll(acks); !errors.Is(here, errAckAhead) && !errors.Is(here, errNotSubscribed) {
 			return here
 		}
 	}
@@ -141,6 +141,8 @@ func (n *Service) acknowledge(ctx context.Context, who *identity.Identity, devic
 var (
 	errNoSession = problem.New(problem.NotFound, "the session has ended")
 	errAckAhead  = problem.New(problem.AckAhead, "an acknowledgement above what was sent")
+
+	errNotSubscribed = problem.New(problem.NotSubscribed, "an acknowledgement of what the session does not have")
 )
 
 // ackHere gives acknowledgements to a session of this node.

@@ -182,7 +182,10 @@ func TestAcknowledgementsFollowADeviceThatMoved(t *testing.T) {
 	old, _ := b.session("phone", map[subject.Address]uint64{alice: 0}) // another node's, which was sent nothing
 	lanes := []*lane{{session: old, to: alice}}
 	n.hub.join(lanes[0])
-	g := other.guest(t, doors()[1], "phone")
+	g := other.guest(t, doors()[1], "phone", topics("news"))
+	w.push(news, "1")
+	g.wants("topic:news", 1, 1)
+	n.post(t, `{"ch":"topic:news","seq":1}`, http.StatusNoContent, "")
 	w.push(alice, "1")
 	g.wants("", 1, 1)
 	n.post(t, `{"seq":1}`, http.StatusNoContent, "")
