@@ -91,6 +91,7 @@ func (n *Service) attend(ctx context.Context, s *session, out *stream, listen fu
 		listening.Wait()
 	}
 	n.close(ctx, s)
+	time.AfterFunc(endMost, out.Cut) // the watch does not see the session any more, and HTTP/2 may yet have to write its end
 }
 
 // streamKey is where withStream keeps a request's stream.

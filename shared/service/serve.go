@@ -94,7 +94,10 @@ func serve(ctx context.Context, l net.Listener, server *http.Server) error {
 		<-ctx.Done()
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdown)
 		defer cancel()
-		return server.Shutdown(grace)
+		if err := server.Shutdown(grace); !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		return server.Close() // whoever does not end by then, a client that never sends its body say, is no fault of ours
 	})
 	return group.Wait()
 }
