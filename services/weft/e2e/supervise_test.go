@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -32,6 +34,7 @@ func TestUpStartsAgainWhatDies(t *testing.T) {
 		if back.PID == before.PID || !slices.Equal(back.Ports, before.Ports) || !slices.Equal(back.Argv, before.Argv) {
 			t.Errorf("%+v came back as %+v", before, back)
 		}
+		f.awaitReady(back)
 	}
 	f.manifest = f.awaitManifest()
 	nc := f.connect()
@@ -59,6 +62,30 @@ func (f *fabric) awaitProcess(name string, wanted func(manifest.Process) bool) m
 	}
 	f.t.Fatalf("%s is not as wanted after %s\n%s", name, patience, f.out)
 	return manifest.Process{}
+}
+
+// awaitReady waits until a process that runs again says that it is ready, if it says so over HTTP.
+func (f *fabric) awaitReady(p manifest.Process) {
+	f.t.Helper()
+	if !strings.HasPrefix(p.Probe, "http://") {
+		return
+	}
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	for late := time.Now().Add(patience); time.Now().Before(late); <-poll.C {
+		request, err := http.NewRequestWithContext(f.t.Context(), http.MethodGet, p.Probe, nil)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		request.Close = true
+		if answer, err := http.DefaultClient.Do(request); err == nil {
+			_ = answer.Body.Close()
+			if answer.StatusCode == http.StatusOK {
+				return
+			}
+		}
+	}
+	f.t.Fatalf("%s is not ready after %s\n%s", p.Name, patience, f.out)
 }
 
 // A cluster of three nats-servers with three replicas of each stream delivers, and goes on when one of them dies.
