@@ -78,7 +78,7 @@ func (f *fabric) awaitReady(p manifest.Process) {
 			f.t.Fatal(err)
 		}
 		request.Close = true
-		if answer, err := http.DefaultClient.Do(request); err == nil {
+		if answer, err := (&http.Client{Timeout: patience}).Do(request); err == nil {
 			_ = answer.Body.Close()
 			if answer.StatusCode == http.StatusOK {
 				return
