@@ -18,6 +18,7 @@ const (
 	AckStream        = "WEFT_ACK"
 	QuarantineStream = "WEFT_QUARANTINE"
 	ReceiptStream    = "WEFT_RECEIPT"
+	EventStream      = "WEFT_EVENT"
 	OwnersBucket     = "WEFT_OWNERS"
 
 	CollectConsumer  = "collect"  // on InStream of each partition, and on AckStream
@@ -102,6 +103,11 @@ func Streams(f Facts, o Options) []Stream {
 			Name: ReceiptStream, Description: "facts about messages, for their publishers",
 			Subjects: []string{subject.ReceiptAll}, Retention: jetstream.LimitsPolicy, MaxAge: 24 * time.Hour,
 			Duplicates: 2 * time.Minute,
+		}},
+		Stream{Config: jetstream.StreamConfig{
+			Name: EventStream, Description: "users that came and went, messages that wait for long",
+			Subjects: []string{subject.EventAll}, Retention: jetstream.LimitsPolicy, MaxAge: 24 * time.Hour,
+			Duplicates: 2 * time.Minute,
 		}})
 	for i := range streams {
 		c := &streams[i].Config
@@ -116,8 +122,8 @@ func Streams(f Facts, o Options) []Stream {
 // root is the stream that is created first: its creation decides on P when several collects start at once.
 func root(f Facts, o Options) Stream {
 	return Stream{Consumer: CollectConsumer, Config: jetstream.StreamConfig{
-		Name: AckStream, Description: "what devices acknowledged, on its way to the archive",
-		Subjects: []string{subject.AckAll}, Retention: jetstream.WorkQueuePolicy, Duplicates: 2 * time.Minute,
+		Name: AckStream, Description: "what devices acknowledged and services report, on its way to the archive",
+		Subjects: []string{subject.AckAll, subject.RoutedAll, subject.PresenceAll}, Retention: jetstream.WorkQueuePolicy, Duplicates: 2 * time.Minute,
 		Storage: jetstream.FileStorage, Replicas: max(o.Replicas, 1), Metadata: f.metadata(), MaxMsgSize: -1,
 	}}
 }

@@ -90,11 +90,15 @@ func TestTableOfStreams(t *testing.T) {
 		if s.Consumer != "" {
 			consumer = ticks(s.Consumer)
 		}
+		subjects := make([]string, len(c.Subjects))
+		for i, s := range c.Subjects {
+			subjects[i] = ticks(partitioned(s))
+		}
 		defined = append(defined, fmt.Sprint([]string{
-			ticks(partitioned(c.Name)), ticks(partitioned(c.Subjects[0])), retention[c.Retention], kept,
+			ticks(partitioned(c.Name)), strings.Join(subjects, ", "), retention[c.Retention], kept,
 			c.Duplicates.String(), largest, consumer, protected,
 		}))
-		if c.AllowRollup || c.AllowMsgTTL || c.AllowMsgSchedules || len(c.Subjects) != 1 || c.Storage != jetstream.FileStorage {
+		if c.AllowRollup || c.AllowMsgTTL || c.AllowMsgSchedules || c.Storage != jetstream.FileStorage {
 			t.Errorf("%s is not what the text says of all streams", c.Name)
 		}
 	}
@@ -146,7 +150,7 @@ func TestTableOfTheBucket(t *testing.T) {
 var anAddress = subject.Address{Tenant: "Tenant", Kind: subject.User, ID: "Id"}
 
 var placeholders = strings.NewReplacer(
-	"Tenant.user.Id", "<tenant>.<kind>.<id>", ".0.", ".<p>.", ".0", ".<p>", "(0)", "(<p>)", "Node", "<node>", "Reason", "<reason>")
+	"Endpoint", "<endpoint>", "Instance", "<instance>", "What.What", "<tenant>.<what>", "Tenant.user.Id", "<tenant>.<kind>.<id>", ".0.", ".<p>.", ".0", ".<p>", "(0)", "(<p>)", "Node", "<node>", "Reason", "<reason>")
 
 // argument makes the arguments that the subject builders take.
 func argument(parameter reflect.Type, n int) reflect.Value {
@@ -157,15 +161,17 @@ func argument(parameter reflect.Type, n int) reflect.Value {
 		return reflect.ValueOf(0)
 	case parameter.Name() == "Code":
 		return reflect.ValueOf("Reason").Convert(parameter)
-	case n == 1:
-		return reflect.ValueOf("Node")
+	case n < len(words):
+		return reflect.ValueOf(words[n])
 	default:
 		return reflect.ValueOf(anAddress.Tokens())
 	}
 }
 
-// builders are the functions of shared/subject that make a subject, with what their single string means: a node (1)
-// or the tokens of an address (2).
+// words stand for what the strings of a builder mean, by number; the tokens of an address have the number 5.
+var words = []string{"", "Node", "Instance", "Endpoint", "What"}
+
+// builders are the functions of shared/subject that make a subject, with what their strings mean.
 var builders = map[string]struct {
 	build   any
 	strings int
@@ -173,8 +179,9 @@ var builders = map[string]struct {
 	"PartitionMapping": {subject.PartitionMapping, 0}, "In": {subject.In, 0}, "Publish": {subject.Publish, 0},
 	"InPartition": {subject.InPartition, 0}, "InFilter": {subject.InFilter, 0}, "Msg": {subject.Msg, 0},
 	"MsgFilter": {subject.MsgFilter, 0}, "Collect": {subject.Collect, 0}, "Node": {subject.Node, 1},
-	"NodeControl": {subject.NodeControl, 1}, "Ack": {subject.Ack, 1}, "Quarantine": {subject.Quarantine, 2},
-	"Receipt": {subject.Receipt, 2},
+	"NodeControl": {subject.NodeControl, 1}, "Ack": {subject.Ack, 1}, "Quarantine": {subject.Quarantine, 5},
+	"Receipt": {subject.Receipt, 5}, "Routed": {subject.Routed, 2}, "Presence": {subject.Presence, 1}, "Event": {subject.Event, 4},
+	"Dispatch": {subject.Dispatch, 0}, "Admin": {subject.Admin, 3},
 }
 
 func TestTableOfSubjects(t *testing.T) {

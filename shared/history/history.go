@@ -66,6 +66,8 @@ type Cursor struct {
 	Device  string `json:"device"`
 	Address string `json:"address"` // Address.Tokens
 	Seq     uint64 `json:"seq"`
+	At      int64  `json:"at,omitempty"` // when the node heard it, ms since 1970
+	Node    string `json:"-"`            // which node; collect takes it from the subject
 }
 
 // Read asks for a page of a mailbox. The error is a *problem.Problem.

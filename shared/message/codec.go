@@ -12,7 +12,7 @@ import (
 // then entries until the end. A message on its way to the archive has the sequence 0. Strings and bytes are a uvarint length and the bytes; numbers are uvarints.
 //
 //	entry   = tag address from body
-//	tag     = 1 message | 2 message sent again | 3 gap
+//	tag     = 1 message | 2 message sent again | 3 gap | 4 message whose publisher asked for receipts
 //	message = at expires archived id type content-type trace payload
 //	gap     = to why
 //
@@ -24,6 +24,7 @@ const (
 	tagMessage = 1
 	tagAgain   = 2
 	tagGap     = 3
+	tagReceipt = 4
 )
 
 // AppendEncoded appends the entries of an encoded form to another, without taking them apart: dispatch makes frames
@@ -55,6 +56,8 @@ func AppendEntry(b []byte, to subject.Address, e Entry) []byte {
 		b = append(b, tagGap)
 	case m.Again:
 		b = append(b, tagAgain)
+	case m.Receipt:
+		b = append(b, tagReceipt)
 	default:
 		b = append(b, tagMessage)
 	}
@@ -116,8 +119,8 @@ func (r *reader) entry() Addressed {
 		e := Entry{From: from, To: r.number(), Why: Why(r.bytes())}
 		r.failed = r.failed || e.To < e.From || from == 0
 		return Addressed{To: to, Entry: e}
-	case tagMessage, tagAgain:
-		m := &Message{To: to, Seq: from, Again: tag == tagAgain}
+	case tagMessage, tagAgain, tagReceipt:
+		m := &Message{To: to, Seq: from, Again: tag == tagAgain, Receipt: tag == tagReceipt}
 		m.At, m.Expires, m.Archived = r.time(), r.time(), r.time()
 		m.ID, m.Type, m.ContentType, m.Trace = string(r.bytes()), string(r.bytes()), string(r.bytes()), string(r.bytes())
 		m.Payload = r.bytes()

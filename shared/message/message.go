@@ -26,6 +26,7 @@ type Message struct {
 	Expires     int64  // ms since 1970; 0 is never
 	Archived    int64  // when the archive took it, ms since 1970
 	Again       bool   // sent again by an operator: `re` on the wire
+	Receipt     bool   // its publisher asked for receipts; only to users, never of what is sent again
 	Payload     []byte // opaque
 }
 

@@ -22,6 +22,9 @@ const (
 	HistoryOpen   = "weft.history.open"
 	HistoryHeads  = "weft.history.heads"
 	AckAll        = "weft.ack.>"
+	RoutedAll     = "weft.routed.>"
+	PresenceAll   = "weft.presence.>"
+	EventAll      = "weft.event.>"
 	QuarantineAll = "weft.quarantine.>"
 	ReceiptAll    = "weft.receipt.>"
 	// InMapping is the account mapping that spreads the stream door over the partitions: InMapping[0] is the source,
@@ -70,6 +73,21 @@ func NodeControl(id string) string { return Node(id) + ".ctl" }
 
 // Ack is where a push node publishes what its sessions acknowledged.
 func Ack(node string) string { return "weft.ack." + node }
+
+// Routed is where a dispatch reports, in bulk, how far it has routed.
+func Routed(instance string) string { return "weft.routed." + instance }
+
+// Presence is where a push node reports which users it has.
+func Presence(node string) string { return "weft.presence." + node }
+
+// Event is where the lifecycle events of a tenant are published; what is online, offline or undelivered.
+func Event(tenant, what string) string { return "weft.event." + Encode(tenant) + "." + what }
+
+// Dispatch is where the owner of a partition's routing takes messages that are to be sent again. Only the owner listens.
+func Dispatch(p int) string { return "weft.dispatch." + strconv.Itoa(p) }
+
+// Admin is an endpoint of the operators' services, such as undelivered or quarantine.show.
+func Admin(endpoint string) string { return "weft.admin." + endpoint }
 
 // Quarantine is where a message goes that can't be processed. tokens are those of its address (Address.Tokens), or
 // Unaddressed where the address itself could not be read.

@@ -84,7 +84,8 @@ type Cursors interface {
 	// is higher; in another mailbox the head.
 	Open(ctx context.Context, request history.OpenRequest) (*history.OpenAnswer, error)
 
-	// Advance raises cursors and never lowers one; calls commute, so any number may run at once and twice.
+	// Advance raises cursors and never lowers one; calls commute, so any number may run at once and twice. In users'
+	// mailboxes it also notes when, and at which node, each device came so far.
 	Advance(ctx context.Context, cursors []history.Cursor) error
 }
 
@@ -98,6 +99,9 @@ type Policy struct {
 type Archive interface {
 	Mailboxes
 	Cursors
+	Ledger
+	Inquiry
+	Records
 
 	// Facts are the archive's epoch and partitions.
 	Facts() Facts
