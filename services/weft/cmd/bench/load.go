@@ -87,7 +87,7 @@ func connectAll(ctx context.Context, o options, m manifest.Manifest) ([]*receive
 	var group errgroup.Group
 	group.SetLimit(connecting)
 	for i := range receivers {
-		receivers[i] = &receiver{user: fmt.Sprintf("bench-%d", i), next: 1}
+		receivers[i] = &receiver{user: fmt.Sprintf("%s-%d", o.prefix, i), next: 1}
 		group.Go(func() error {
 			if err := receivers[i].connect(ctx, keys[0], m.Push[i%len(m.Push)]); err != nil {
 				return fmt.Errorf("connect user %d: %w", i, err)

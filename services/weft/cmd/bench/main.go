@@ -5,6 +5,8 @@
 //
 //	go run ./services/weft/cmd/bench                       100,000 messages of 256 bytes to 1,000 users
 //	go run ./services/weft/cmd/bench --rate 2000           the same at 2,000 messages a second, for latency
+//	go run ./services/weft/cmd/bench --messages 1000000 --undelivered 10000
+//	                                                       what operators wait for: undelivered, replay and its memory
 package main
 
 import (
@@ -34,6 +36,9 @@ type options struct {
 	rate     int
 	window   int
 	json     bool
+
+	undelivered int    // of the messages, that nobody acknowledges
+	prefix      string // of the users' ids
 }
 
 func main() {
@@ -42,13 +47,14 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "run" { // `weft up` starts its services with this same program
 		os.Exit(command.Run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 	}
-	var o options
+	o := options{prefix: "bench"}
 	flag.StringVar(&o.data, "data", "", "data `folder` of a fabric that runs; without it one is started, and stopped at the end")
 	flag.IntVar(&o.users, "users", 1000, "users, each with one device")
 	flag.IntVar(&o.messages, "messages", 100_000, "messages, spread over the users")
 	flag.IntVar(&o.size, "size", 256, "bytes of a payload")
 	flag.IntVar(&o.rate, "rate", 0, "messages a second; 0 for as many as it takes")
 	flag.IntVar(&o.window, "window", 2000, "publishes that may await their PubAck")
+	flag.IntVar(&o.undelivered, "undelivered", 0, "so many of the messages are never acknowledged; then undelivered and replay are measured")
 	flag.BoolVar(&o.json, "json", false, "print the result as JSON")
 	flag.Parse()
 	if err := run(ctx, o); err != nil {
@@ -64,7 +70,7 @@ func run(ctx context.Context, o options) error {
 		if err != nil {
 			return err
 		}
-		return measure(ctx, o, m)
+		return o.measure(ctx, m)
 	}
 	data, err := os.MkdirTemp("", "weft-bench-")
 	if err != nil {
@@ -86,8 +92,16 @@ func run(ctx context.Context, o options) error {
 	case err := <-ended:
 		return err
 	case m := <-ready:
-		err := measure(ctx, o, m)
+		err := o.measure(ctx, m)
 		stop()
 		return errors.Join(err, <-ended)
 	}
+}
+
+// measure runs what the options ask for.
+func (o options) measure(ctx context.Context, m manifest.Manifest) error {
+	if o.undelivered > 0 {
+		return operators(ctx, o, m)
+	}
+	return measure(ctx, o, m)
 }
