@@ -40,6 +40,7 @@ type object struct {
 	Text  string `json:"message"`
 	Mime  string `json:"content_type"`
 	Bytes []byte `json:"data64"`
+	Again bool   `json:"re"`
 	raw   []byte
 }
 
