@@ -16,7 +16,7 @@ import (
 	_ "modernc.org/sqlite" // a row is removed behind the system's back
 
 	"github.com/weftpush/weft/shared/admin"
-	"github.com/weftpush/weft/shared/fabric"
+	streams "github.com/weftpush/weft/shared/fabric"
 	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/protocol"
 	"github.com/weftpush/weft/shared/subject"
@@ -101,7 +101,8 @@ func (f *fabric) removeRow(id string) {
 	}
 }
 
-// purgeBeforeRouted publishes a message while every dispatch is paused, removes it from the log, and lets them go on.
+// purgeBeforeRouted publishes a message while every dispatch is paused, removes it from the log, and kills
+// them.
 func (f *fabric) purgeBeforeRouted(nc *nats.Conn, to subject.Address, id string) {
 	f.t.Helper()
 	signal := func(s syscall.Signal) {
@@ -118,10 +119,10 @@ func (f *fabric) purgeBeforeRouted(nc *nats.Conn, to subject.Address, id string)
 		f.t.Fatal(err)
 	}
 	signal(syscall.SIGSTOP)
-	defer signal(syscall.SIGCONT)
+	defer signal(syscall.SIGKILL) // what was delivered to them dies with them; others begin anew
 	request(f.t, nc, to, `{}`, withID(id))
 	for p := 0; ; p++ {
-		stream, err := js.Stream(f.t.Context(), fabric.MsgStream(p))
+		stream, err := js.Stream(f.t.Context(), streams.MsgStream(p))
 		if err != nil {
 			f.t.Fatalf("no log has the message: %v", err)
 		}
