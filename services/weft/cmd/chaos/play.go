@@ -43,6 +43,7 @@ func (o *options) play(ctx context.Context, folder string, say io.Writer) (err e
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
 	_, _ = fmt.Fprintf(say, "form %s, seed %d; history and logs in %s\n", o.form, o.seed, folder)
+	began := time.Now()
 	w, err := world.Start(ctx, o.world(folder, log, say))
 	if err != nil {
 		return fmt.Errorf("start the world: %w", err)
@@ -79,7 +80,7 @@ func (o *options) play(ctx context.Context, folder string, say io.Writer) (err e
 	if err := o.stages(ctx, w, l, crowd, log, say); err != nil {
 		return err
 	}
-	return o.crowdWhole(ctx, crowd)
+	return errors.Join(o.crowdWhole(ctx, crowd), o.audit(ctx, w, began, say))
 }
 
 // stages are those of a run, once everybody is connected: publish and break, heal, let what is owed arrive.
