@@ -57,6 +57,8 @@ type Service struct {
 	// One for each kind: while another process holds SQLite's lock, mailboxes can be read and devices not opened.
 	fuses struct{ read, open, heads fuse }
 
+	owned owned
+
 	requests requests
 	posts    chan struct{} // a place for each POST and each call that is worked on
 	streams  chan struct{} // a place for each PublishStream
@@ -119,14 +121,18 @@ func (s *Service) serve(ctx context.Context, partitions int) error {
 		return err
 	}
 	own := partition.Config{Stage: stage, Instance: s.id, Partitions: partitions, Log: s.log}
-	group.Go(func() error { return partition.Own(ctx, s.js, own, s.own) })
+	desk, err := s.desk().Serve(ctx)
+	if err != nil {
+		return errors.Join(err, endpoints.Stop())
+	}
+	group.Go(func() error { return partition.Own(ctx, s.js, own, s.owning) })
 	group.Go(func() error { return s.readAcks(ctx) })
 	if s.cfg.Listen != "" {
 		group.Go(func() error { return service.ServeHTTP(ctx, "listen", s.cfg.Listen, s.httpDoor(ctx)) })
 	}
 	group.Go(func() error {
 		<-ctx.Done()
-		err := endpoints.Stop()
+		err := errors.Join(endpoints.Stop(), desk.Stop())
 		s.requests.end()
 		return err
 	})
