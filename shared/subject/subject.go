@@ -53,6 +53,9 @@ func Partition(a Address, partitions int) int {
 // InPartition is where the mapping puts what was published to In(a).
 func InPartition(p int, a Address) string { return "weft.inp." + strconv.Itoa(p) + "." + a.Tokens() }
 
+// InAnyPartition matches what comes in for an address, wherever the mapping puts it.
+func InAnyPartition(a Address) string { return "weft.inp.*." + a.Tokens() }
+
 // InFilter matches everything that came in for a partition.
 func InFilter(p int) string { return "weft.inp." + strconv.Itoa(p) + ".>" }
 

@@ -1,0 +1,238 @@
+package doctor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/weftpush/weft/shared/fabric"
+	"github.com/weftpush/weft/shared/partition"
+	"github.com/weftpush/weft/shared/subject"
+)
+
+const (
+	// probes is how many addresses are sent through the mapping.
+	probes = 16
+	// nowhere is a stream that there is not: what is expected there is refused, and leaves no trace.
+	nowhere = "WEFT_DOCTOR"
+	// doctors is the tenant of the addresses.
+	doctors = "weft-doctor"
+	// waiting is how many messages may wait for a stage before that is worth a word.
+	waiting = 10_000
+)
+
+// mapping sends some subjects through the server's mapping and compares the partition with the one that services compute.
+// The messages expect to land in a stream that does not exist, so none is kept.
+func (e *exam) mapping(ctx context.Context) {
+	for i := range probes {
+		to := subject.UserAddress(doctors, fmt.Sprintf("probe-%d", i))
+		mapped, err := e.mapped(ctx, to)
+		if err != nil {
+			e.note("mapping", Unknown, "let this user publish to weft.in.> and subscribe to weft.inp.>", "what the server maps can't be seen: %v", err)
+			return
+		}
+		if mapped == "" {
+			e.note("mapping", Failure, fmt.Sprintf("add the mapping %s → %s to the account (nats/server.conf shows it)", subject.InMapping, subject.PartitionMapping(e.facts.Partitions)),
+				"the server maps nothing from %s: what is published there goes nowhere", subject.InMapping)
+			return
+		}
+		if want := subject.InPartition(subject.Partition(to, e.facts.Partitions), to); mapped != want {
+			e.note("mapping", Failure, fmt.Sprintf("map %s to %s", subject.InMapping, subject.PartitionMapping(e.facts.Partitions)),
+				"the server maps %s to %s; the services expect %s", subject.In(to), mapped, want)
+			return
+		}
+	}
+	e.ok("mapping", "%d of %d subjects are mapped as the services compute, to %d partitions", probes, probes, e.facts.Partitions)
+}
+
+// mapped is the subject that the server maps an address's stream door to; empty where it maps it to none.
+func (e *exam) mapped(ctx context.Context, to subject.Address) (string, error) {
+	sub, err := e.nc.SubscribeSync(subject.InAnyPartition(to))
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = sub.Unsubscribe() }() // fails on a connection that is closed
+	m := &nats.Msg{Subject: subject.In(to), Data: []byte("0"), Header: nats.Header{jetstream.ExpectedStreamHeader: {nowhere}}}
+	if err := e.nc.PublishMsg(m); err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, quiet)
+	defer cancel()
+	seen, err := sub.NextMsgWithContext(ctx)
+	if err != nil {
+		return "", nil //nolint:nilerr // nothing came
+	}
+	return seen.Subject, nil
+}
+
+// streams compares each stream and consumer with its definition.
+func (e *exam) streams(ctx context.Context) {
+	replicas := 1
+	for _, c := range e.checks {
+		replicas = max(replicas, c.Replicas)
+	}
+	well, consumers, before := 0, 0, len(e.findings)
+	for _, s := range fabric.Streams(e.facts, fabric.Options{Replicas: replicas, MaxPayload: e.nc.MaxPayload()}) {
+		asking, cancel := context.WithTimeout(ctx, step)
+		stream, err := e.js.Stream(asking, s.Config.Name)
+		if err != nil {
+			e.note("streams", Failure, "start a collect: it makes what is missing", "%s: %v", s.Config.Name, err)
+		} else if e.stream(s, stream.CachedInfo()) {
+			well++
+		}
+		if err == nil && s.Consumer != "" && e.consumer(asking, stream, s.Consumer) {
+			consumers++
+		}
+		cancel()
+	}
+	if len(e.findings) == before {
+		e.ok("streams", "%d streams are as they should be, with %d replicas each", well, replicas)
+		e.ok("consumers", "%d consumers are there and keep up", consumers)
+	}
+}
+
+// stream compares one, and says whether it is as it should be.
+func (e *exam) stream(want fabric.Stream, info *jetstream.StreamInfo) bool {
+	got, c := info.Config, want.Config
+	var wrong []string
+	for _, d := range []struct {
+		same bool
+		what string
+	}{
+		{slices.Equal(got.Subjects, c.Subjects), fmt.Sprintf("subjects %v instead of %v", got.Subjects, c.Subjects)},
+		{got.Retention == c.Retention, fmt.Sprintf("retention %s instead of %s", got.Retention, c.Retention)},
+		{got.Storage == c.Storage, "not on file"},
+		{got.Replicas == c.Replicas, fmt.Sprintf("%d replicas instead of %d", got.Replicas, c.Replicas)},
+		{got.MaxAge == c.MaxAge, fmt.Sprintf("keeps %s instead of %s", got.MaxAge, c.MaxAge)},
+		{got.Duplicates == c.Duplicates, fmt.Sprintf("a duplicate window of %s instead of %s", got.Duplicates, c.Duplicates)},
+		{!got.AllowRollup && !got.AllowMsgTTL, "lets publishers remove messages (roll-ups or TTLs)"},
+		{got.MaxMsgs == c.MaxMsgs || got.MaxMsgs < 0, fmt.Sprintf("keeps only %d messages", got.MaxMsgs)},
+		{got.MaxBytes == c.MaxBytes || got.MaxBytes < 0, fmt.Sprintf("keeps only %d bytes", got.MaxBytes)},
+	} {
+		if !d.same {
+			wrong = append(wrong, d.what)
+		}
+	}
+	if len(wrong) > 0 {
+		e.note("streams", Failure, "restart a collect with the replicas that you want: it mends its streams", "%s: %s", got.Name, strings.Join(wrong, "; "))
+	}
+	if info.Cluster != nil && got.Replicas > 1 {
+		for _, r := range info.Cluster.Replicas {
+			if r.Offline || !r.Current && r.Lag > 0 {
+				wrong = append(wrong, r.Name)
+				e.note("streams", Warning, "look at that server: another loss stops the stream", "%s: the replica at %s is offline or %d operations behind", got.Name, r.Name, r.Lag)
+			}
+		}
+	}
+	return len(wrong) == 0
+}
+
+// consumer looks at one, and says whether it keeps up.
+func (e *exam) consumer(ctx context.Context, stream jetstream.Stream, name string) bool {
+	of := stream.CachedInfo().Config.Name
+	consumer, err := stream.Consumer(ctx, name)
+	if err != nil {
+		e.note("consumers", Failure, "start a collect: it makes what is missing", "%s of %s: %v", name, of, err)
+		return false
+	}
+	info := consumer.CachedInfo()
+	if n := info.NumPending; n > waiting {
+		e.note("consumers", Warning, fmt.Sprintf("look whether the %ss run and what their logs say; if they do, add some", name), "%d messages of %s wait for %s", n, of, name)
+		return false
+	}
+	return true
+}
+
+// owners looks whether every partition is worked on, by somebody who lives.
+func (e *exam) owners(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, step)
+	defer cancel()
+	owned, err := partition.Owners(ctx, e.js, e.facts.Partitions, "collect", "dispatch")
+	if err != nil {
+		e.note("owners", Unknown, "let this user read the bucket "+fabric.OwnersBucket, "who works on which partition can't be seen: %v", err)
+		return
+	}
+	for _, stage := range []string{"collect", "dispatch"} {
+		var without []int
+		instances := map[string]bool{}
+		for p, owner := range owned[stage] {
+			if owner == "" {
+				without = append(without, p)
+			} else {
+				instances[owner] = true
+			}
+		}
+		if len(without) > 0 || len(owned[stage]) == 0 {
+			e.note("owners", Failure, fmt.Sprintf("start a %s, or look into the logs of those that run", stage), "no living %s has the partitions %v", stage, without)
+			continue
+		}
+		e.ok("owners", "%d partitions are shared by %d %s(s)", e.facts.Partitions, len(instances), stage)
+		if len(instances) == 1 {
+			e.note("owners", Warning, fmt.Sprintf("start a second %s: it takes over within 2 s", stage), "there is only one %s", stage)
+		}
+	}
+}
+
+// settings is what a server's monitoring says of JetStream.
+type settings struct {
+	Config struct {
+		SyncInterval time.Duration `json:"sync_interval"` // ns
+		SyncAlways   bool          `json:"sync_always"`
+	} `json:"config"`
+}
+
+// durability compares what the servers do with what was asked for. They tell their settings only on their monitoring port.
+func (e *exam) durability(ctx context.Context) {
+	if len(e.Monitors) == 0 {
+		level := OK
+		if e.Durability == Power {
+			level = Unknown
+		}
+		e.note("durability", level, "name the servers' monitoring with --monitor http://127.0.0.1:8222 to see it; sync_interval: always is what power needs",
+			"how often the servers sync is not known; without more *accepted* survives processes, not power")
+		return
+	}
+	for _, monitor := range e.Monitors {
+		s, err := e.settings(ctx, monitor)
+		switch {
+		case err != nil:
+			e.note("durability", Unknown, "look whether the server has a monitoring port (http_port) there", "%s: %v", monitor, err)
+		case s.Config.SyncAlways:
+			e.ok("durability", "%s syncs always: *accepted* survives a power failure", monitor)
+		case e.Durability == Power:
+			e.note("durability", Failure, "set jetstream { sync_interval: always } at each server", "%s syncs every %s: a power failure loses what was accepted since", monitor, s.Config.SyncInterval)
+		default:
+			e.ok("durability", "%s syncs every %s: *accepted* survives the death of processes, as asked", monitor, s.Config.SyncInterval)
+		}
+	}
+}
+
+func (e *exam) settings(ctx context.Context, monitor string) (s settings, err error) {
+	ctx, cancel := context.WithTimeout(ctx, step)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(monitor, "/")+"/jsz?config=true", nil)
+	if err != nil {
+		return s, err
+	}
+	client := e.HTTP
+	if client == nil {
+		client = http.DefaultClient
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return s, err
+	}
+	defer func() { err = errors.Join(err, answer.Body.Close()) }()
+	if answer.StatusCode != http.StatusOK {
+		return s, fmt.Errorf("it answers %s", answer.Status)
+	}
+	return s, json.NewDecoder(answer.Body).Decode(&s)
+}

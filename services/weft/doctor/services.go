@@ -1,0 +1,107 @@
+package doctor
+
+import (
+	"context"
+	"time"
+
+	"github.com/weftpush/weft/shared/admin"
+	"github.com/weftpush/weft/shared/problem"
+	"github.com/weftpush/weft/shared/rpc"
+	"github.com/weftpush/weft/shared/subject"
+)
+
+// apart is how far clocks may be from each other: TTLs, retention and the ages of receipts go by them.
+const apart = 2 * time.Second
+
+// collects looks at what collects say of the archive and of Redis, and whether they agree.
+func (e *exam) collects() {
+	if len(e.checks) == 0 {
+		e.note("archive", Failure, "start a collect", "no collect answers: nothing is archived, and no operator's question is answered")
+		return
+	}
+	for _, c := range e.checks {
+		if c.Epoch != e.facts.Epoch || c.Partitions != e.facts.Partitions {
+			e.note("archive", Failure, "start it with the archive that belongs to this NATS", "collect %s at %s has an archive of epoch %s with %d partitions; the streams are of %s with %d",
+				short(c.Instance), c.Host, c.Epoch, c.Partitions, e.facts.Epoch, e.facts.Partitions)
+		}
+		for _, part := range []struct {
+			area   string
+			health admin.Health
+		}{{"archive", c.Archive}, {"redis", c.Redis}} {
+			h := part.health
+			if h.Problem != "" {
+				e.note(part.area, Failure, "look at it, and at the network to it", "%s, as collect %s at %s sees it: %s", h.Kind, short(c.Instance), c.Host, h.Problem)
+				continue
+			}
+			e.ok(part.area, "%s %s takes a small write of collect %s in %.1f ms", h.Kind, h.Version, short(c.Instance), h.Millis)
+			for _, w := range h.Warnings {
+				e.note(part.area, Warning, w.Remedy, "%s", w.What)
+			}
+		}
+	}
+}
+
+// pushNodes looks whether clients can connect.
+func (e *exam) pushNodes() {
+	open, sessions := 0, 0
+	for _, n := range e.nodes {
+		sessions += n.Sessions
+		if !n.Draining {
+			open++
+		}
+	}
+	switch {
+	case open == 0 && len(e.nodes) > 0:
+		e.note("nodes", Failure, "start a push node", "all %d push nodes are draining: nobody can connect", len(e.nodes))
+	case open == 0:
+		e.note("nodes", Failure, "start a push node", "no push node answers: nobody can connect")
+	case open == 1:
+		e.ok("nodes", "1 push node takes connections, with %d sessions", sessions)
+		e.note("nodes", Warning, "start a second one: clients go there when it dies", "there is only one push node")
+	default:
+		e.ok("nodes", "%d push nodes take connections, with %d sessions", open, sessions)
+	}
+}
+
+// auth asks about a token that nobody gave out; the right answer is no.
+func (e *exam) auth(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, step)
+	defer cancel()
+	_, err := rpc.SendJSON(ctx, e.nc, subject.AuthVerify, map[string]string{"token": "doctor"})
+	switch p := problem.From(err); {
+	case err == nil:
+		e.note("auth", Failure, "stop it: it lets everybody in", "auth takes a token that nobody gave out")
+	case p.Code == problem.Unavailable:
+		e.note("auth", Failure, "start auth", "auth does not answer: nobody can connect")
+	default:
+		e.ok("auth", "auth answers, and refuses a token that nobody gave out")
+	}
+}
+
+// clocks compares those of collects, push nodes, Redis and archive with this machine's.
+func (e *exam) clocks() {
+	now := time.Now().UnixMilli()
+	worst, whose := int64(0), ""
+	compare := func(name string, clock int64) {
+		if off := max(clock-now, now-clock); clock > 0 && off > worst {
+			worst, whose = off, name
+		}
+	}
+	for _, c := range e.checks {
+		compare("collect at "+c.Host, c.Now)
+		compare(c.Archive.Kind, c.Archive.Clock)
+		compare(c.Redis.Kind, c.Redis.Clock)
+	}
+	for _, n := range e.nodes {
+		compare("push node at "+n.Host, n.Now)
+	}
+	// What was gathered waited for up to one quiet each.
+	if d := time.Duration(worst) * time.Millisecond; d > apart+time.Since(e.asked) {
+		e.note("clocks", Warning, "let all machines ask the same time servers (chrony, systemd-timesyncd)", "the clock of %s is %s away from this machine's", whose, d)
+		return
+	}
+	e.ok("clocks", "all clocks are within %s of this machine's", apart)
+}
+
+// short is the beginning of an id.
+func short(id string) string { return id[:min(8, len(id))] }
