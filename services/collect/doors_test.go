@@ -108,6 +108,9 @@ func TestRequestDoorRefuses(t *testing.T) {
 		{subject.Publish(alice), `1`, []string{"Weft-TTL", "soon"}, problem.BadHeader, "Weft-TTL"},
 		{subject.Publish(alice), `1`, []string{"Weft-TTL", strings.Repeat("1", 500<<10)}, problem.BadHeader, "Weft-TTL"},
 		{subject.Publish(alice), `1`, []string{"Weft-Collapse", "k"}, problem.Unsupported, "Weft-Collapse"},
+		{subject.Publish(alice), `1`, []string{"weft-receipt", "read"}, problem.BadHeader, "Weft-Receipt"},
+		{"weft.publish.default.topic.news", `1`, []string{"Weft-Receipt", "delivered"}, problem.Unsupported, "Weft-Receipt"},
+		{"weft.publish.default.all", `1`, []string{"Weft-Receipt", "delivered"}, problem.Unsupported, "Weft-Receipt"},
 		{subject.Publish(alice), `1`, []string{"Weft-Id", strings.Repeat("i", 257)}, problem.BadHeader, "Weft-Id"},
 	} {
 		_, refusal := w.request(c.subject, c.payload, c.header...)

@@ -208,7 +208,7 @@ func TestCallRefuses(t *testing.T) {
 		{"good", &weftv1.PublishRequest{To: "user:alice", Data: []byte("1"), ContentType: "application/cloudevents+json"}, connect.CodeInvalidArgument, problem.Unsupported, "content_type"},
 		{"good", &weftv1.PublishRequest{To: "user:alice", Data: []byte("1"), NotBefore: "x"}, connect.CodeInvalidArgument, problem.Unsupported, "not_before"},
 		{"good", &weftv1.PublishRequest{To: "user:alice", Data: []byte("1"), Collapse: "x"}, connect.CodeInvalidArgument, problem.Unsupported, "collapse"},
-		{"good", &weftv1.PublishRequest{To: "user:alice", Data: []byte("1"), Receipt: "delivered"}, connect.CodeInvalidArgument, problem.Unsupported, "receipt"},
+		{"good", &weftv1.PublishRequest{To: "user:alice", Data: []byte("1"), Receipt: "read"}, connect.CodeInvalidArgument, problem.BadHeader, "receipt"},
 		{"good", &weftv1.PublishRequest{To: "user:alice", Data: []byte("2"), Id: "taken"}, connect.CodeFailedPrecondition, problem.Conflict, "id"},
 	} {
 		_, err := c.publisher(r.token, connect.WithGRPC()).Publish(limit(t), r.say)

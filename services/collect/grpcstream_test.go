@@ -241,7 +241,7 @@ func TestStreamEndsAtTheFirstProblem(t *testing.T) {
 		"json":     {&weftv1.PublishRequest{To: "user:alice", Data: []byte("{")}, connect.CodeInvalidArgument, problem.BadJSON},
 		"large":    {&weftv1.PublishRequest{To: "user:alice", Data: make([]byte, callMost+1)}, connect.CodeInvalidArgument, problem.TooLarge},
 		"ttl":      {&weftv1.PublishRequest{To: "user:alice", Data: []byte("1"), Ttl: "x"}, connect.CodeInvalidArgument, problem.BadHeader},
-		"receipt":  {&weftv1.PublishRequest{To: "user:alice", Data: []byte("1"), Receipt: "x"}, connect.CodeInvalidArgument, problem.Unsupported},
+		"receipt":  {&weftv1.PublishRequest{To: "user:alice", Data: []byte("1"), Receipt: "x"}, connect.CodeInvalidArgument, problem.BadHeader},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := c.stream("good")

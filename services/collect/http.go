@@ -184,7 +184,7 @@ func (s *Service) fromPost(who *identity.Identity, p post) (*message.Message, er
 	if !who.MayPublish(to) {
 		return nil, problem.New(problem.Forbidden, "the token does not allow to publish to %s", to).In("to")
 	}
-	for _, f := range []struct{ name, value string }{{"not_before", p.NotBefore}, {"collapse", p.Collapse}, {"receipt", p.Receipt}} {
+	for _, f := range []struct{ name, value string }{{"not_before", p.NotBefore}, {"collapse", p.Collapse}} {
 		if f.value != "" {
 			return nil, problem.New(problem.Unsupported, "%s is part of the contract, but this version does not do it yet; publish without it", f.name).In(f.name)
 		}
@@ -198,6 +198,11 @@ func (s *Service) fromPost(who *identity.Identity, p post) (*message.Message, er
 	}
 	if p.TTL != "" {
 		if err := m.ExpireAfter(p.TTL); err != nil {
+			return nil, byMember(err)
+		}
+	}
+	if p.Receipt != "" {
+		if err := m.AskReceipt(p.Receipt); err != nil {
 			return nil, byMember(err)
 		}
 	}
@@ -218,6 +223,8 @@ func byMember(err error) *problem.Problem {
 		p.Field = "type"
 	case message.HeaderTTL:
 		p.Field = "ttl"
+	case message.HeaderReceipt:
+		p.Field = "receipt"
 	case message.HeaderContentType:
 		p.Field = "content_type"
 	}

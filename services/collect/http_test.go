@@ -146,6 +146,7 @@ func TestPostRefuses(t *testing.T) {
 		{"good", `{"to":"user:alice","data":1,"type":"` + strings.Repeat("t", 257) + `"}`, 422, problem.BadHeader, "type"},
 		{"good", `{"to":"user:alice","data":1,"content_type":"application/cloudevents+json"}`, 422, problem.Unsupported, "content_type"},
 		{"good", `{"to":"user:alice","data":1,"not_before":"x","receipt":"delivered"}`, 422, problem.Unsupported, "not_before"},
+		{"good", `{"to":"user:alice","data":1,"receipt":"read"}`, 422, problem.BadHeader, "receipt"},
 		{"good", `{"to":"user:alice","data":2,"id":"taken"}`, 409, problem.Conflict, "id"},
 		{"good", `{"to":"user:alice","data":"` + strings.Repeat("x", 64<<10) + `"}`, 413, problem.TooLarge, "data"},
 		{"good", `"` + strings.Repeat("x", bodyMost) + `"`, 413, problem.TooLarge, ""},

@@ -33,8 +33,10 @@ func WithNotBefore(moment time.Time) Option {
 // does not do it yet: publishing fails with problem.Unsupported, before anything is sent.
 func WithCollapse(key string) Option { return header(message.HeaderCollapse, key) }
 
-// WithReceipt asks for a receipt from each device that acknowledges the message, of those known when it is archived.
-// The fabric does not do it yet: publishing fails with problem.Unsupported, before anything is sent.
+// WithReceipt asks what became of the message at each device of the user that was known when it was archived: each gets
+// one receipt, with a State of delivered (it has acknowledged it, never before), expired or deleted. Where the user has
+// no device until then, the message gets one without a device. Read them with Receipts. Publishing to a topic or to all
+// with it fails with problem.Unsupported, before anything is sent.
 func WithReceipt() Option { return header(message.HeaderReceipt, string(message.StateDelivered)) }
 
 // WithTraceParent carries a W3C trace to the receivers.

@@ -251,25 +251,25 @@ func TestPublishRefusesWhatCollectWould(t *testing.T) {
 		options []Option
 		want    problem.Code
 	}{
-		"no user":        {subject.UserAddress("default", ""), "1", nil, problem.BadAddress},
-		"unknown kind":   {subject.Address{Tenant: "default", Kind: "group", ID: "x"}, "1", nil, problem.BadAddress},
-		"long id":        {subject.UserAddress("default", strings.Repeat("x", 129)), "1", nil, problem.IDTooLong},
-		"no payload":     {alice(), "", nil, problem.Empty},
-		"no JSON":        {alice(), "hello", nil, problem.BadJSON},
-		"message id":     {alice(), "1", []Option{WithID(strings.Repeat("x", 257))}, problem.BadHeader},
-		"no message id":  {alice(), "1", []Option{WithID("")}, problem.BadHeader},
-		"negative ttl":   {alice(), "1", []Option{WithTTL(-time.Second)}, problem.BadHeader},
-		"not before":     {alice(), "1", []Option{WithNotBefore(time.Now().Add(time.Hour))}, problem.Unsupported},
-		"collapse":       {alice(), "1", []Option{WithCollapse("position")}, problem.Unsupported},
-		"no key":         {alice(), "1", []Option{WithCollapse("")}, problem.BadHeader},
-		"receipt":        {alice(), "1", []Option{WithReceipt()}, problem.Unsupported},
-		"over the limit": {alice(), `"` + strings.Repeat("x", 2000) + `"`, nil, problem.TooLarge},
+		"no user":             {subject.UserAddress("default", ""), "1", nil, problem.BadAddress},
+		"unknown kind":        {subject.Address{Tenant: "default", Kind: "group", ID: "x"}, "1", nil, problem.BadAddress},
+		"long id":             {subject.UserAddress("default", strings.Repeat("x", 129)), "1", nil, problem.IDTooLong},
+		"no payload":          {alice(), "", nil, problem.Empty},
+		"no JSON":             {alice(), "hello", nil, problem.BadJSON},
+		"message id":          {alice(), "1", []Option{WithID(strings.Repeat("x", 257))}, problem.BadHeader},
+		"no message id":       {alice(), "1", []Option{WithID("")}, problem.BadHeader},
+		"negative ttl":        {alice(), "1", []Option{WithTTL(-time.Second)}, problem.BadHeader},
+		"not before":          {alice(), "1", []Option{WithNotBefore(time.Now().Add(time.Hour))}, problem.Unsupported},
+		"collapse":            {alice(), "1", []Option{WithCollapse("position")}, problem.Unsupported},
+		"no key":              {alice(), "1", []Option{WithCollapse("")}, problem.BadHeader},
+		"receipts of a topic": {subject.Address{Tenant: "default", Kind: subject.Topic, ID: "news"}, "1", []Option{WithReceipt()}, problem.Unsupported},
+		"over the limit":      {alice(), `"` + strings.Repeat("x", 2000) + `"`, nil, problem.TooLarge},
 	} {
 		if _, err := p.Publish(t.Context(), c.to, []byte(c.payload), c.options...); !errors.Is(err, problem.New(c.want, "")) {
 			t.Errorf("%s: %v, want %s", name, err, c.want)
 		}
 	}
-	if r := p.PublishMany(t.Context(), 0, []Outgoing{{alice(), []byte("1"), []Option{WithReceipt()}}}); !errors.Is(r[0].Err, problem.New(problem.Unsupported, "")) {
+	if r := p.PublishMany(t.Context(), 0, []Outgoing{{alice(), []byte("1"), []Option{WithCollapse("k")}}}); !errors.Is(r[0].Err, problem.New(problem.Unsupported, "")) {
 		t.Errorf("one of many: %v", r[0].Err)
 	}
 	info, err := in.Info(t.Context())

@@ -46,8 +46,9 @@ type Fact struct {
 }
 
 // Receipts reads the facts about messages that the fabric publishes, in order, and goes on as they come, until ctx ends or
-// the loop is left: what was quarantined, and why. (The answer to a Request is the receipt `archived`; that of a PubAck,
-// `accepted`, is in no stream.) They are kept for 24 h. A program that keeps the Position of the last Fact it has dealt with
+// the loop is left: what was quarantined, and why; and of messages that were published WithReceipt, what became of them at
+// each device. (The answer to a Request is the receipt `archived`; that of a PubAck, `accepted`, is in no stream.) A receipt
+// that comes twice, as after a crash, has the same Receipt.Receipt. They are kept for 24 h. A program that keeps the Position of the last Fact it has dealt with
 // goes on behind it after a restart, and misses nothing within that time.
 //
 // Losing the connection to NATS, or the server its memory, costs time and no fact, and gives none twice: reading goes on

@@ -21,11 +21,13 @@ func entries() []message.Addressed {
 		At: 1, Expires: 2, Archived: 1 << 62, Payload: []byte(`{"a":1}`),
 	}
 	again := &message.Message{To: all, Seq: 1, ID: "ü", Again: true, Payload: []byte{0, 1, 255}}
+	asked := &message.Message{To: alice, Seq: 2, ID: "asked", Receipt: true, Payload: []byte("1")}
 	fresh := &message.Message{To: all, ID: "not archived yet", Payload: []byte("x")}
 	return []message.Addressed{
 		{To: alice, Entry: message.Entry{From: full.Seq, To: full.Seq, Message: full}},
 		{To: all, Entry: message.Entry{From: 1, To: 1, Message: again}},
 		{To: all, Entry: message.Entry{Message: fresh}},
+		{To: alice, Entry: message.Entry{From: 2, To: 2, Message: asked}},
 		{To: alice, Entry: message.Entry{From: 3, To: 1<<64 - 1, Why: message.WhyRetention}},
 	}
 }

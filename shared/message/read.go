@@ -52,7 +52,7 @@ func Read(to subject.Address, header map[string][]string, payload []byte, at tim
 		ContentType: h.first(HeaderContentType),
 		Trace:       h.first(HeaderTrace),
 	}
-	for _, name := range []string{HeaderNotBefore, HeaderCollapse, HeaderReceipt, HeaderTo} {
+	for _, name := range []string{HeaderNotBefore, HeaderCollapse, HeaderTo} {
 		if h.first(name) != "" {
 			return m, problem.New(problem.Unsupported, unsupportedShape, name).In(name)
 		}
@@ -62,7 +62,25 @@ func Read(to subject.Address, header map[string][]string, payload []byte, at tim
 			return m, err
 		}
 	}
+	if receipt := h.first(HeaderReceipt); receipt != "" {
+		if err := m.AskReceipt(receipt); err != nil {
+			return m, err
+		}
+	}
 	return m, m.Check(limits)
+}
+
+// AskReceipt notes that the publisher wants receipts; what says which. Only messages to users have them: how far the
+// devices of a topic are is counted, not told one by one.
+func (m *Message) AskReceipt(what string) error {
+	switch {
+	case what != string(StateDelivered):
+		return problem.New(problem.BadHeader, "the receipt %.64q is unknown; ask for `delivered`, or leave it out", what).In(HeaderReceipt)
+	case m.To.Kind != subject.User:
+		return problem.New(problem.Unsupported, "there are no receipts for messages to %s, only to users; publish without it, or to each user", m.To).In(HeaderReceipt)
+	}
+	m.Receipt = true
+	return nil
 }
 
 // ExpireAfter sets Expires from a TTL as publishers write it: a Go duration such as 90s or 24h, or whole seconds.

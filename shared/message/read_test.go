@@ -72,12 +72,33 @@ func TestReadRefuses(t *testing.T) {
 		{"Weft-TTL", strings.Repeat("9", 40), "{}", problem.BadHeader, "Weft-TTL"},
 		{"weft-not-before", "2030-01-01", "{}", problem.Unsupported, "Weft-Not-Before"},
 		{"Weft-Collapse", "k", "{}", problem.Unsupported, "Weft-Collapse"},
-		{"Weft-Receipt", "delivered", "{}", problem.Unsupported, "Weft-Receipt"},
+		{"Weft-Receipt", "read", "{}", problem.BadHeader, "Weft-Receipt"},
+		{"weft-receipt", "Delivered", "{}", problem.BadHeader, "Weft-Receipt"},
 		{"Weft-To", "a,b", "{}", problem.Unsupported, "Weft-To"},
 	} {
 		_, err := read(map[string][]string{c.name: {c.value}}, c.payload)
 		if !errors.Is(err, problem.New(c.code, "")) || problem.From(err).Field != c.field {
 			t.Errorf("%s: %.20q, %.20q: %v in %q; want %s in %q", c.name, c.value, c.payload, err, problem.From(err).Field, c.code, c.field)
+		}
+	}
+}
+
+// TestReadAsksForReceipts holds that asking for receipts is no part of the body, and only possible for users.
+func TestReadAsksForReceipts(t *testing.T) {
+	plain, err := read(nil, "{}")
+	if err != nil || plain.Receipt {
+		t.Fatalf("%+v, %v", plain, err)
+	}
+	for _, name := range []string{"Weft-Receipt", "weft-receipt", "WEFT-RECEIPT"} {
+		m, err := read(map[string][]string{name: {"delivered"}}, "{}")
+		if err != nil || !m.Receipt || m.Hash() != plain.Hash() {
+			t.Errorf("%s: %+v, %v", name, m, err)
+		}
+	}
+	for _, to := range []subject.Address{{Tenant: "default", Kind: subject.Topic, ID: "news"}, {Tenant: "default", Kind: subject.All}} {
+		_, err := message.Read(to, map[string][]string{"Weft-Receipt": {"delivered"}}, []byte("{}"), time.UnixMilli(1000), message.Limits{Payload: 64})
+		if p := problem.From(err); p.Code != problem.Unsupported || p.Field != message.HeaderReceipt || !strings.Contains(p.Message, to.String()) {
+			t.Errorf("%s: %v", to, err)
 		}
 	}
 }
@@ -103,6 +124,7 @@ func FuzzRead(f *testing.F) {
 	f.Add("content-type", "text/plain", "WEFT-TTL", "10000000000", []byte("\xff"))
 	f.Add("Weft-ttl", "2540400h10m10s", "weft-TTL", "1ns", []byte("1"))
 	f.Add("ce-id", "\xff", "ce-type", "\u0000", []byte(" null "))
+	f.Add("weft-receipt", "delivered", "Weft-Receipt", "", []byte("1"))
 	f.Fuzz(func(t *testing.T, name, value, name2, value2 string, payload []byte) {
 		header := map[string][]string{name: {value}, name2: {value2}, "none": {}}
 		limits := message.Limits{Payload: 1 << 10}

@@ -34,6 +34,7 @@ type publication struct {
 	id      string
 	kind    string
 	content string
+	receipt bool
 }
 
 // NewPub is `weft pub`: one message to one address.
@@ -50,6 +51,7 @@ The same --id again is the same message: it is safe to repeat.`,
 		Example: `  weft pub user:alice '{"hello":1}'
   weft pub topic:news '{"n":1}' --type news.item --id item-17 --ttl 24h
   weft pub all 'maintenance at noon' --content-type text/plain
+  weft pub user:alice '{"order":17}' --receipt --ttl 1h   # then: nats sub 'weft.receipt.default.user.alice'
   weft pub user:alice --file photo.jpg --content-type image/jpeg
   date | weft pub user:alice --file - --content-type text/plain --output json`,
 		Args: cobra.RangeArgs(1, 2),
@@ -67,6 +69,7 @@ The same --id again is the same message: it is safe to repeat.`,
 	f.StringVar(&p.id, "id", "", "id of the message; one is made if it is not given")
 	f.StringVar(&p.kind, "type", "", "what happened, such as order.shipped")
 	f.StringVar(&p.content, "content-type", "", "what the payload is; JSON if it is not given")
+	f.BoolVar(&p.receipt, "receipt", false, "ask for a receipt of each device of the user: delivered, expired or deleted")
 	return Usage(c)
 }
 
@@ -156,6 +159,9 @@ func (p *publication) options(c *cobra.Command) []client.Option {
 	add("type", client.WithType(p.kind))
 	add("content-type", client.WithContentType(p.content))
 	add("ttl", client.WithTTL(p.ttl))
+	if p.receipt {
+		options = append(options, client.WithReceipt())
+	}
 	return options
 }
 

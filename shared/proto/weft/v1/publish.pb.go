@@ -44,7 +44,8 @@ type PublishRequest struct {
 	NotBefore string `protobuf:"bytes,8,opt,name=not_before,proto3" json:"not_before,omitempty"`
 	// Part of the contract, but refused as unsupported by this version.
 	Collapse string `protobuf:"bytes,9,opt,name=collapse,proto3" json:"collapse,omitempty"`
-	// Part of the contract, but refused as unsupported by this version.
+	// Receipts to ask for, on NATS: delivered, only to users, tells what became of the message at each device; empty for
+	// none.
 	Receipt       string `protobuf:"bytes,10,opt,name=receipt,proto3" json:"receipt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
