@@ -183,6 +183,7 @@ func (n *Service) ackThere(ctx context.Context, user subject.Address, device str
 // ackNowhere records acknowledgements of a device that has no session: what was not even published can't be meant.
 func (n *Service) ackNowhere(ctx context.Context, who *identity.Identity, device string, acks []protocol.Ack) error {
 	user := subject.UserAddress(who.Tenant, who.User)
+	now := time.Now().UnixMilli()
 	var cursors []ackedCursor
 	addresses := make([]subject.Address, len(acks))
 	for i, a := range acks {
@@ -192,7 +193,7 @@ func (n *Service) ackNowhere(ctx context.Context, who *identity.Identity, device
 		}
 		addresses[i] = to
 		if a.Seq > 0 { // nothing, else; and a device without a cursor is another thing than one at 0
-			cursors = append(cursors, ackedCursor{cursorKey{user: user, device: device, to: to}, a.Seq})
+			cursors = append(cursors, ackedCursor{cursorKey{user: user, device: device, to: to}, heard{a.Seq, now}})
 		}
 	}
 	heads, err := history.Heads(ctx, n.nc, addresses)

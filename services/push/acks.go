@@ -50,27 +50,45 @@ type acknowledger struct {
 	fault *service.Faults
 
 	mu     sync.Mutex // protects the maps
-	own    map[cursorKey]uint64
-	shared map[cursorKey]uint64
-	going  map[cursorKey]uint64 // what flush is handing over
+	own    map[cursorKey]heard
+	shared map[cursorKey]heard
+	going  map[cursorKey]heard // what flush is handing over
+}
+
+// heard is an acknowledgement, and when it came (ms since 1970). Of several that were merged it is the highest, with its
+// own time: no message below it can have been acknowledged later, so nothing is ever reported before its client said it.
+type heard struct {
+	seq uint64
+	at  int64
+}
+
+// highest is the higher of two; of equals the one that came first.
+func highest(a, b heard) heard {
+	if b.seq > a.seq || b.seq == a.seq && b.at < a.at {
+		return b
+	}
+	return a
 }
 
 func newAcknowledger(node, epoch string, js jetstream.JetStream, table *route.Table, fault *service.Faults) *acknowledger {
 	return &acknowledger{
 		node: node, epoch: epoch, js: js, table: table, fault: fault,
-		own: make(map[cursorKey]uint64), shared: make(map[cursorKey]uint64), going: make(map[cursorKey]uint64),
+		own: make(map[cursorKey]heard), shared: make(map[cursorKey]heard), going: make(map[cursorKey]heard),
 	}
 }
 
 // add notes an acknowledgement. It never waits.
 func (a *acknowledger) add(user subject.Address, device string, to subject.Address, seq uint64) {
-	key := cursorKey{user: user, device: device, to: to}
+	a.keep(cursorKey{user: user, device: device, to: to}, heard{seq, time.Now().UnixMilli()})
+}
+
+func (a *acknowledger) keep(key cursorKey, h heard) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if to.Kind == subject.User {
-		a.own[key] = max(a.own[key], seq)
+	if key.to.Kind == subject.User {
+		a.own[key] = highest(a.own[key], h)
 	} else {
-		a.shared[key] = max(a.shared[key], seq)
+		a.shared[key] = highest(a.shared[key], h)
 	}
 }
 
@@ -81,7 +99,7 @@ func (a *acknowledger) waiting(user subject.Address, device string, addresses []
 	cursors := make(map[subject.Address]uint64)
 	for _, to := range addresses {
 		key := cursorKey{user: user, device: device, to: to}
-		if seq := max(a.own[key], a.shared[key], a.going[key]); seq > 0 {
+		if seq := max(a.own[key].seq, a.shared[key].seq, a.going[key].seq); seq > 0 {
 			cursors[to] = seq
 		}
 	}
@@ -94,9 +112,9 @@ func (a *acknowledger) hasten(s *session, lanes []*lane) {
 	defer a.mu.Unlock()
 	for _, l := range lanes {
 		key := cursorKey{user: s.user, device: s.device, to: l.to}
-		if seq, ok := a.shared[key]; ok {
+		if h, ok := a.shared[key]; ok {
 			delete(a.shared, key)
-			a.own[key] = max(a.own[key], seq)
+			a.own[key] = highest(a.own[key], h)
 		}
 	}
 }
@@ -132,7 +150,7 @@ func (a *acknowledger) flush(ctx context.Context, all bool) {
 		if err := a.hand(ctx, batch[:n]); err != nil {
 			a.fault.Note("hand acknowledgements over", err)
 			for _, c := range batch {
-				a.add(c.user, c.device, c.to, c.seq)
+				a.keep(c.cursorKey, c.heard)
 			}
 			return
 		}
@@ -153,7 +171,7 @@ func (a *acknowledger) record(ctx context.Context, cursors []ackedCursor) error 
 
 type ackedCursor struct {
 	cursorKey
-	seq uint64
+	heard
 }
 
 func (a *acknowledger) takeAll(all bool) []ackedCursor {
@@ -161,14 +179,14 @@ func (a *acknowledger) takeAll(all bool) []ackedCursor {
 	defer a.mu.Unlock()
 	a.own, a.going = a.going, a.own
 	if all {
-		for key, seq := range a.shared {
-			a.going[key] = max(a.going[key], seq)
+		for key, h := range a.shared {
+			a.going[key] = highest(a.going[key], h)
 		}
 		clear(a.shared)
 	}
 	batch := make([]ackedCursor, 0, len(a.going))
-	for key, seq := range a.going {
-		batch = append(batch, ackedCursor{key, seq})
+	for key, h := range a.going {
+		batch = append(batch, ackedCursor{key, h})
 	}
 	return batch
 }
@@ -201,7 +219,7 @@ func (a *acknowledger) hand(ctx context.Context, batch []ackedCursor) error {
 	defer cancel()
 	record := make([]history.Cursor, len(batch))
 	for i, c := range batch {
-		record[i] = history.Cursor{Tenant: c.user.Tenant, User: c.user.ID, Device: c.device, Address: c.to.Tokens(), Seq: c.seq}
+		record[i] = history.Cursor{Tenant: c.user.Tenant, User: c.user.ID, Device: c.device, Address: c.to.Tokens(), Seq: c.seq, At: c.at}
 	}
 	body, err := json.Marshal(record)
 	if err != nil {

@@ -101,7 +101,7 @@ func TestWrittenIsNotDelivered(t *testing.T) {
 		ended(t, p, protocol.CloseSlow, problem.TooSlow)
 		b.node.acks.mu.Lock()
 		defer b.node.acks.mu.Unlock()
-		if got := b.node.acks.own[cursorKey{alice, "phone", alice}]; got != 1 {
+		if got := b.node.acks.own[cursorKey{alice, "phone", alice}].seq; got != 1 {
 			t.Errorf("the cursor is %d; only 1 was acknowledged", got)
 		}
 	})
