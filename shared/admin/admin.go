@@ -111,19 +111,22 @@ type ReplayRequest struct {
 	Filter
 
 	By       By             `json:"by"`
-	Run      string         `json:"run"`      // the replay's id, chosen by the caller: the same for all its pages, and when it is taken up again
-	Started  int64          `json:"started"`  // when the first page was asked for: what is archived later is left alone
-	Position ReplayPosition `json:"position"` // zero: the beginning
-	Limit    int            `json:"limit,omitempty"`
+	Run      string         `json:"run"`             // the replay's id, chosen by the caller: the same for all its pages, and when it is taken up again
+	Started  int64          `json:"started"`         // when the first page was asked for, by the caller's clock: for the record
+	Position ReplayPosition `json:"position"`        // zero: the beginning
+	Limit    int            `json:"limit,omitempty"` // most messages of the page that match; 0: 1,000. It may have fewer, or none, and not be the last
 	Force    bool           `json:"force,omitempty"` // what is below the cursor too, as new messages with the id <id>~<run>
 	Done     ReplayCount    `json:"done"`            // of the pages before, for the record
 }
 
 // ReplayPosition is how far a replay has come. Callers hand it back as it came.
 type ReplayPosition struct {
+	End       int64  `json:"end,omitempty"`       // when it began, by the clock of a collect: what is archived later is left alone
+	From      int64  `json:"from,omitempty"`      // nothing that the log's part needs was archived before
 	Archived  bool   `json:"archived,omitempty"`  // the archive's part is done
 	Place     Place  `json:"place,omitzero"`      // in the archive's part
-	Partition int    `json:"partition,omitempty"` // in the log's
+	Mark      string `json:"mark,omitempty"`      // in the archive's part of a forced one
+	Partition int    `json:"partition,omitempty"` // in the log's, and in the archive's of a forced one
 	Sequence  uint64 `json:"sequence,omitempty"`  // of the stream: up to here it is done
 }
 
@@ -354,7 +357,7 @@ type Quarantined struct {
 	To      string              `json:"to,omitempty"`      // empty where the subject names no address
 	Size    int                 `json:"size"`              // bytes of the payload
 	Header  map[string][]string `json:"header,omitempty"`  // show only: as it came
-	Payload []byte              `json:"payload,omitempty"` // show only: as it came
+	Payload []byte              `json:"payload,omitempty"` // show only: as it came; the first 512 KiB of it
 }
 
 // QuarantineOne names one message; for a replay also what is to be changed.
