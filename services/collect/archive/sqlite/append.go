@@ -15,12 +15,14 @@ import (
 
 const (
 	selectMailbox = `SELECT key, head FROM mailboxes WHERE address = ?`
-	insertMailbox = `INSERT INTO mailboxes (address, head) VALUES (?, 0)`
+	// A device can have a place before the first message is there.
+	insertMailbox = `INSERT INTO mailboxes (address, head, handled) VALUES (?, 0,
+		coalesce((SELECT max(seq) FROM cursors WHERE tenant = ? AND user = ? AND address = ?), 0))`
 	raiseHead     = `UPDATE mailboxes SET head = ? WHERE key = ?`
 	selectNewest  = `SELECT coalesce(max(archived), 0) FROM messages WHERE partition = ?`
 	selectByID    = `SELECT ` + columns + ` FROM messages WHERE mailbox = ? AND id = ?`
 	insertMessage = `INSERT INTO messages (mailbox, partition, hash, why, ` + stored + `)
-		VALUES (?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (mailbox, id) DO NOTHING`
+		VALUES (?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (mailbox, id) DO NOTHING`
 )
 
 // box is a mailbox in the course of one transaction.
@@ -102,7 +104,7 @@ func (r *appending) one(ctx context.Context, m *message.Message) (archive.Outcom
 		payload = []byte{} // the driver stores nil as NULL
 	}
 	inserted, err := affected(r.tx[insertMessage].ExecContext(ctx, b.key, r.partition, hash[:],
-		b.head+1, m.ID, r.archived, m.At, m.Expires, m.Again, m.Type, m.ContentType, m.Trace, payload))
+		b.head+1, m.ID, r.archived, m.At, m.Expires, m.Again, m.Receipt, m.Type, m.ContentType, m.Trace, payload))
 	if err != nil {
 		return archive.Outcome{}, 0, err
 	}
@@ -119,21 +121,30 @@ func (r *appending) box(ctx context.Context, to subject.Address) (*box, error) {
 	if b, ok := r.boxes[to]; ok {
 		return b, nil
 	}
-	b, err := findBox(ctx, r.tx, to)
+	b, err := makeBox(ctx, r.tx, to)
 	if err != nil {
 		return nil, err
 	}
-	if b.key == 0 {
-		result, err := r.tx[insertMailbox].ExecContext(ctx, to.Tokens())
-		if err != nil {
-			return nil, err
-		}
-		if b.key, err = result.LastInsertId(); err != nil {
-			return nil, err
-		}
-	}
 	r.boxes[to] = b
 	return b, nil
+}
+
+// makeBox finds the mailbox of an address, or makes it.
+func makeBox(ctx context.Context, tx prepared, to subject.Address) (*box, error) {
+	b, err := findBox(ctx, tx, to)
+	if err != nil || b.key != 0 {
+		return b, err
+	}
+	user := "" // nobody's
+	if to.Kind == subject.User {
+		user = to.ID
+	}
+	result, err := tx[insertMailbox].ExecContext(ctx, to.Tokens(), to.Tenant, user, to.Tokens())
+	if err != nil {
+		return nil, fmt.Errorf("mailbox %s: %w", to, err)
+	}
+	b.key, err = result.LastInsertId()
+	return b, err
 }
 
 // findBox returns the zero box for an address that nobody wrote to.
@@ -147,7 +158,7 @@ func findBox(ctx context.Context, on prepared, to subject.Address) (*box, error)
 }
 
 // stored are the columns of a message in the order of both insertMessage and scan.
-const stored = `seq, id, archived, at, expires, again, type, content_type, trace, payload`
+const stored = `seq, id, archived, at, expires, again, receipt, type, content_type, trace, payload`
 
 const columns = `hash, why, ` + stored
 
@@ -157,7 +168,7 @@ func scan(from interface{ Scan(into ...any) error }, to subject.Address, more ..
 	r := mailbox.Row{Message: m}
 	var hash []byte
 	err := from.Scan(append([]any{
-		&hash, &r.Why, &m.Seq, &m.ID, &m.Archived, &m.At, &m.Expires, &m.Again,
+		&hash, &r.Why, &m.Seq, &m.ID, &m.Archived, &m.At, &m.Expires, &m.Again, &m.Receipt,
 		&m.Type, &m.ContentType, &m.Trace, &m.Payload,
 	}, more...)...)
 	copy(r.Hash[:], hash)

@@ -15,8 +15,17 @@ import (
 const (
 	selectCursor  = `SELECT seq FROM cursors WHERE tenant = ? AND user = ? AND address = ? AND device = ?`
 	selectHighest = `SELECT coalesce(max(seq), 0) FROM cursors WHERE tenant = ? AND user = ? AND address = ?`
-	insertCursor  = `INSERT INTO cursors (tenant, user, address, device, seq, at) VALUES (?, ?, ?, ?, ?, ?)`
-	raiseCursor   = insertCursor + ` ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq), at = max(at, excluded.at)`
+	raiseCursor   = `UPDATE cursors SET seq = ?, at = max(at, ?) WHERE tenant = ? AND user = ? AND address = ? AND device = ? AND seq < ?`
+	// A user's first device in the user's mailbox is known from the beginning.
+	insertCursor = `INSERT INTO cursors (tenant, user, address, device, seq, start, at, known) VALUES (?, ?, ?, ?, ?, ?, ?,
+		CASE WHEN ? AND NOT EXISTS (SELECT 1 FROM cursors WHERE tenant = ? AND user = ? AND address = ?) THEN 0 ELSE ? END)
+		ON CONFLICT DO NOTHING`
+	insertStep = `INSERT INTO steps (mailbox, seq, device, node, at)
+		SELECT key, ?, ?, ?, ? FROM mailboxes WHERE address = ? ON CONFLICT DO NOTHING`
+	// An acknowledgement of less than is known by now still tells when the device came so far.
+	insertLateStep = `INSERT INTO steps (mailbox, seq, device, node, at) SELECT key, ?, ?, ?, ? FROM mailboxes b
+		WHERE b.address = ? AND EXISTS (SELECT 1 FROM cursors WHERE tenant = ? AND user = ? AND address = ? AND device = ? AND start < ?)
+		ON CONFLICT DO NOTHING`
 )
 
 // Open returns the position of a device in each address; only the first time in a mailbox it writes.
@@ -84,9 +93,27 @@ func start(ctx context.Context, tx prepared, r history.OpenRequest, to subject.A
 		}
 		p.Cursor = max(p.Cursor, r.Floors[to.Tokens()])
 	}
-	_, err = tx[insertCursor].ExecContext(ctx, r.Tenant, r.User, to.Tokens(), r.Device,
-		mailbox.Number(p.Cursor), time.Now().UnixMilli())
-	return p, err
+	c := history.Cursor{Tenant: r.Tenant, User: r.User, Device: r.Device, Address: to.Tokens(), Seq: p.Cursor, At: time.Now().UnixMilli()}
+	if _, err := put(ctx, tx, c, c.At); err != nil {
+		return p, err
+	}
+	return p, handle(ctx, tx, c)
+}
+
+// put stores the first place of a device, unless it has one.
+func put(ctx context.Context, tx prepared, c history.Cursor, now int64) (int, error) {
+	seq := mailbox.Number(c.Seq)
+	return affected(tx[insertCursor].ExecContext(ctx, c.Tenant, c.User, c.Address, c.Device, seq, seq, c.At,
+		own(c.Tenant, c.User, c.Address), c.Tenant, c.User, c.Address, now))
+}
+
+// handle raises what has been handled of a user's own mailbox.
+func handle(ctx context.Context, tx prepared, c history.Cursor) error {
+	if !own(c.Tenant, c.User, c.Address) {
+		return nil
+	}
+	_, err := tx[raiseHandled].ExecContext(ctx, mailbox.Number(c.Seq), c.Address, mailbox.Number(c.Seq))
+	return err
 }
 
 // Advance raises cursors, all in one transaction.
@@ -94,8 +121,11 @@ func (a *Archive) Advance(ctx context.Context, cursors []history.Cursor) error {
 	err := a.change(ctx, func(ctx context.Context, tx prepared) error {
 		now := time.Now().UnixMilli()
 		for _, c := range cursors {
-			if _, err := tx[raiseCursor].ExecContext(ctx, c.Tenant, c.User, c.Address, c.Device, mailbox.Number(c.Seq), now); err != nil {
-				return err
+			if c.At == 0 {
+				c.At = now
+			}
+			if err := advance(ctx, tx, c, now); err != nil {
+				return fmt.Errorf("%s of %s in %s: %w", c.Device, c.User, c.Address, err)
 			}
 		}
 		return nil
@@ -104,4 +134,29 @@ func (a *Archive) Advance(ctx context.Context, cursors []history.Cursor) error {
 		return fmt.Errorf("sqlite: advance %d cursors: %w", len(cursors), err)
 	}
 	return nil
+}
+
+func advance(ctx context.Context, tx prepared, c history.Cursor, now int64) error {
+	seq := mailbox.Number(c.Seq)
+	raised, err := affected(tx[raiseCursor].ExecContext(ctx, seq, c.At, c.Tenant, c.User, c.Address, c.Device, seq))
+	if err != nil {
+		return err
+	}
+	if raised == 0 {
+		if raised, err = put(ctx, tx, c, now); err != nil {
+			return err
+		}
+	}
+	if !own(c.Tenant, c.User, c.Address) {
+		return nil
+	}
+	if raised == 0 {
+		_, err := tx[insertLateStep].ExecContext(ctx, seq, c.Device, c.Node, c.At, c.Address,
+			c.Tenant, c.User, c.Address, c.Device, seq)
+		return err
+	}
+	if _, err := tx[insertStep].ExecContext(ctx, seq, c.Device, c.Node, c.At, c.Address); err != nil {
+		return err
+	}
+	return handle(ctx, tx, c)
 }

@@ -12,12 +12,17 @@ import (
 )
 
 const (
-	selectOld = `SELECT archived, m.key, seq < head FROM messages m JOIN mailboxes b ON b.key = mailbox
+	selectOld = `SELECT archived, m.key, mailbox, seq, seq < head FROM messages m JOIN mailboxes b ON b.key = mailbox
 		WHERE partition = ? AND (archived, m.key) > (?, ?) AND archived < ? ORDER BY archived, m.key LIMIT ?`
 	deleteMessage = `DELETE FROM messages WHERE key = ?`
 	emptyMessage  = `UPDATE messages SET why = ?, payload = x'' WHERE key = ? AND why = ''`
 	emptyExpired  = `UPDATE messages SET why = ?, payload = x'' WHERE key IN (SELECT key FROM messages
 		WHERE partition = ? AND expires > 0 AND why = '' AND expires <= ? AND archived <= ? LIMIT ?)`
+
+	// What the ledger knows of messages up to a sequence.
+	deleteSteps    = `DELETE FROM steps WHERE mailbox = ? AND seq <= ?`
+	deleteRouted   = `DELETE FROM routed WHERE mailbox = ? AND upto <= ?`
+	deleteReceipts = `DELETE FROM receipts WHERE mailbox = ? AND seq <= ?`
 
 	purgeChunk = 250 // rows of one transaction, so that appends wait a few ms at most
 )
@@ -71,38 +76,62 @@ func (a *Archive) purgeExpired(ctx context.Context, partition int, now, settled 
 	}
 }
 
-// purgeOld deletes, or empties where it is an address's last, the next rows archived before the given time. It
-// returns the place of the last row that it looked at; the same place again when there was none.
+// old is a row that is older than the retention.
+type old struct {
+	place
+	mailbox, seq int64
+	below        bool // the head
+}
+
+// purgeOld deletes, or empties where it is an address's last, the next rows archived before the given time, and what
+// the ledger knows of those that it deletes. It returns the place of the last row that it looked at; the same place
+// again when there was none.
 func purgeOld(ctx context.Context, tx prepared, partition int, after place, before int64) (purged int, last place, err error) {
-	rows, err := tx[selectOld].QueryContext(ctx, partition, after.archived, after.key, before, purgeChunk)
+	chunk, err := oldRows(ctx, tx, partition, after, before)
 	if err != nil {
 		return 0, after, err
 	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	type row struct {
-		place
-		below bool // the head
-	}
-	var chunk []row
-	for rows.Next() {
-		var r row
-		if err := rows.Scan(&r.archived, &r.key, &r.below); err != nil {
-			return 0, after, err
-		}
-		chunk = append(chunk, r)
-	}
-	if err := rows.Err(); err != nil {
-		return 0, after, err
-	}
 	last = after
+	gone := map[int64]int64{} // mailbox → its highest sequence that was deleted; all below it are gone too
 	for _, r := range chunk {
 		n, err := purgeRow(ctx, tx, r.key, r.below)
 		if err != nil {
 			return purged, after, err
 		}
 		purged, last = purged+n, r.place
+		if r.below {
+			gone[r.mailbox] = max(gone[r.mailbox], r.seq)
+		}
 	}
-	return purged, last, nil
+	return purged, last, forget(ctx, tx, gone)
+}
+
+func oldRows(ctx context.Context, tx prepared, partition int, after place, before int64) (chunk []old, err error) {
+	rows, err := tx[selectOld].QueryContext(ctx, partition, after.archived, after.key, before, purgeChunk)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var r old
+		if err := rows.Scan(&r.archived, &r.key, &r.mailbox, &r.seq, &r.below); err != nil {
+			return nil, err
+		}
+		chunk = append(chunk, r)
+	}
+	return chunk, rows.Err()
+}
+
+// forget deletes what the ledger knows of messages up to a sequence of each mailbox.
+func forget(ctx context.Context, tx prepared, gone map[int64]int64) error {
+	for mailbox, seq := range gone {
+		for _, query := range []string{deleteSteps, deleteRouted, deleteReceipts} {
+			if _, err := tx[query].ExecContext(ctx, mailbox, seq); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func purgeRow(ctx context.Context, tx prepared, key int64, below bool) (int, error) {

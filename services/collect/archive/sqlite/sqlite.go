@@ -32,26 +32,6 @@ const (
 // ErrClosed is the error of a write after Close.
 var ErrClosed = errors.New("sqlite: archive is closed")
 
-// schema is made by whoever opens the file first. A mailbox keeps its head apart from its messages, so the head
-// outlives them; expiring is partial, because few messages have a TTL and each is looked for once.
-const schema = `
-CREATE TABLE IF NOT EXISTS facts (
-	only INTEGER PRIMARY KEY CHECK (only = 1), epoch TEXT NOT NULL, partitions INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS mailboxes (
-	key INTEGER PRIMARY KEY, address TEXT NOT NULL UNIQUE, head INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS messages (
-	key INTEGER PRIMARY KEY, mailbox INTEGER NOT NULL, seq INTEGER NOT NULL, id TEXT NOT NULL,
-	partition INTEGER NOT NULL, archived INTEGER NOT NULL, at INTEGER NOT NULL, expires INTEGER NOT NULL,
-	again INTEGER NOT NULL, type TEXT NOT NULL, content_type TEXT NOT NULL, trace TEXT NOT NULL,
-	hash BLOB NOT NULL, why TEXT NOT NULL, payload BLOB NOT NULL,
-	UNIQUE (mailbox, seq), UNIQUE (mailbox, id));
-CREATE INDEX IF NOT EXISTS archived ON messages (partition, archived);
-CREATE INDEX IF NOT EXISTS expiring ON messages (partition, expires) WHERE expires > 0 AND why = '';
-CREATE TABLE IF NOT EXISTS cursors (
-	tenant TEXT NOT NULL, user TEXT NOT NULL, address TEXT NOT NULL, device TEXT NOT NULL,
-	seq INTEGER NOT NULL, at INTEGER NOT NULL,
-	PRIMARY KEY (tenant, user, address, device)) WITHOUT ROWID;`
-
 const (
 	insertFacts = `INSERT INTO facts VALUES (1, ?, ?) ON CONFLICT DO NOTHING`
 	selectFacts = `SELECT epoch, partitions FROM facts`
@@ -61,6 +41,7 @@ const (
 // Archive is an archive.Archive on one SQLite file.
 type Archive struct {
 	facts archive.Facts
+	path  string
 	db    *sql.DB  // readers
 	read  prepared // on db
 	queue chan *change
@@ -121,11 +102,11 @@ func open(ctx context.Context, path string, facts archive.Facts) (_ *Archive, er
 	}
 	db.SetMaxOpenConns(readers)
 	db.SetMaxIdleConns(readers)
-	read, err := prepare(ctx, db, selectMailbox, selectRange, selectSince, selectCursor)
+	read, err := prepare(ctx, db, reading()...)
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	a := &Archive{facts: stored, db: db, read: read, queue: make(chan *change), ended: make(chan struct{})}
+	a := &Archive{facts: stored, path: path, db: db, read: read, queue: make(chan *change), ended: make(chan struct{})}
 	ctx, a.stop = context.WithCancel(context.WithoutCancel(ctx))
 	go a.write(ctx, w)
 	return a, nil
@@ -192,6 +173,27 @@ func away(err error) bool {
 		return true
 	}
 	return busy(err)
+}
+
+// reading are the statements of readers.
+func reading() []string {
+	return []string{
+		selectMailbox, selectRange, selectSince, selectCursor,
+		selectAnyAsked, selectAsked, selectLapsing, selectAging, selectOwing, selectPlaces,
+		selectBehind, selectAbove, selectStanding, selectStandingOf, selectStandingShared, selectUnacked, selectUnackedEach,
+		selectTenant, selectDevices, selectFound, selectFoundShared, selectCopies, selectRow, selectRows, selectScan,
+		selectRouted, selectAcking, selectStep, selectStates, selectRecords, selectRecordsOf,
+	}
+}
+
+// writing are the statements of the writer.
+func writing() []string {
+	return []string{
+		selectMailbox, insertMailbox, raiseHead, selectNewest, insertMessage, selectByID, touchFacts,
+		selectCursor, selectHighest, insertCursor, raiseCursor, raiseHandled, insertStep, insertLateStep,
+		insertReceipt, selectReceipt, closeAsked, appendRouted, selectOverlap, insertRouted, insertRecord,
+		selectOld, deleteMessage, emptyMessage, emptyExpired, deleteSteps, deleteRouted, deleteReceipts,
+	}
 }
 
 // prepared are statements by their text. It does not change once made, so it needs no lock.

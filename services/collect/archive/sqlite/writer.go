@@ -103,8 +103,8 @@ func (w *writer) create(ctx context.Context, wanted archive.Facts) (stored archi
 		return stored, err
 	}
 	defer func() { err = w.end(ctx, err) }()
-	if _, err := w.conn.ExecContext(ctx, schema); err != nil {
-		return stored, fmt.Errorf("sqlite: create tables: %w", err)
+	if err := w.upgrade(ctx); err != nil {
+		return stored, err
 	}
 	if _, err := w.conn.ExecContext(ctx, insertFacts, mailbox.NewEpoch(), wanted.Partitions); err != nil {
 		return stored, fmt.Errorf("sqlite: create facts: %w", err)
@@ -112,8 +112,7 @@ func (w *writer) create(ctx context.Context, wanted archive.Facts) (stored archi
 	if err := w.conn.QueryRowContext(ctx, selectFacts).Scan(&stored.Epoch, &stored.Partitions); err != nil {
 		return stored, fmt.Errorf("sqlite: read facts: %w", err)
 	}
-	w.tx, err = prepare(ctx, w.conn, selectMailbox, insertMailbox, raiseHead, selectNewest, insertMessage, selectByID,
-		selectCursor, selectHighest, insertCursor, raiseCursor, touchFacts, selectOld, deleteMessage, emptyMessage, emptyExpired)
+	w.tx, err = prepare(ctx, w.conn, writing()...)
 	return stored, err
 }
 
