@@ -177,7 +177,8 @@ var builders = map[string]struct {
 	strings int
 }{
 	"PartitionMapping": {subject.PartitionMapping, 0}, "In": {subject.In, 0}, "Publish": {subject.Publish, 0},
-	"InPartition": {subject.InPartition, 0}, "InFilter": {subject.InFilter, 0}, "InAnyPartition": {subject.InAnyPartition, 0}, "Msg": {subject.Msg, 0},
+	"InPartition": {subject.InPartition, 0}, "InFilter": {subject.InFilter, 0}, "InAnyPartition": {subject.InAnyPartition, 0},
+	"MsgAnyPartition": {subject.MsgAnyPartition, 0}, "Msg": {subject.Msg, 0},
 	"MsgFilter": {subject.MsgFilter, 0}, "Collect": {subject.Collect, 0}, "Node": {subject.Node, 1},
 	"NodeControl": {subject.NodeControl, 1}, "Ack": {subject.Ack, 1}, "Quarantine": {subject.Quarantine, 5},
 	"Receipt": {subject.Receipt, 5}, "Routed": {subject.Routed, 2}, "Presence": {subject.Presence, 1}, "Event": {subject.Event, 4},

@@ -21,6 +21,7 @@ const (
 	HistoryRead   = "weft.history.read"
 	HistoryOpen   = "weft.history.open"
 	HistoryHeads  = "weft.history.heads"
+	MsgAll        = "weft.msg.>"
 	AckAll        = "weft.ack.>"
 	RoutedAll     = "weft.routed.>"
 	PresenceAll   = "weft.presence.>"
@@ -61,6 +62,9 @@ func InFilter(p int) string { return "weft.inp." + strconv.Itoa(p) + ".>" }
 
 // Msg is where collect publishes an archived message, and what operators replay from.
 func Msg(p int, a Address) string { return "weft.msg." + strconv.Itoa(p) + "." + a.Tokens() }
+
+// MsgAnyPartition matches the archived messages of an address, whatever its partition.
+func MsgAnyPartition(a Address) string { return "weft.msg.*." + a.Tokens() }
 
 // MsgFilter matches the log of a partition.
 func MsgFilter(p int) string { return "weft.msg." + strconv.Itoa(p) + ".>" }
