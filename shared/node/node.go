@@ -17,6 +17,7 @@ const (
 	Kick     Op = "kick"     // close the sessions of User in Tenant, or that of its Device; answered with a Kicked
 	Drain    Op = "drain"    // ask every client to connect elsewhere, and take no new one until the process ends
 	Sessions Op = "sessions" // answered with the Session of each device of User in Tenant
+	Report   Op = "report"   // tell which users you have: it is not known any more
 )
 
 // Order is one order, as JSON.
