@@ -3,81 +3,227 @@ package collect
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/weftpush/weft/services/collect/archive"
 	"github.com/weftpush/weft/shared/fabric"
 	"github.com/weftpush/weft/shared/history"
+	"github.com/weftpush/weft/shared/subject"
 )
 
 const (
-	// ackFetch is how many messages of WEFT_ACK, of up to 500 cursors each, go into one write.
+	// ackFetch is how many messages of WEFT_ACK, of up to 300 cursors each, go into one write.
 	ackFetch = 32
 	// ackWait is how long a fetch waits for the first of them.
 	ackWait = time.Second
-	// ackTimeout is how long the archive may take for them.
+	// ackEvery is the least time from one batch that was not full to the next: what comes meanwhile shares one write, and
+	// a receipt is not held up for long.
+	ackEvery = 100 * time.Millisecond
+	// ackTimeout is how long the archive may take for each step with them.
 	ackTimeout = 5 * time.Second
+	// ackAgain is after how long a message comes again whose effect is not durable yet.
+	ackAgain = time.Second
 )
 
-// readAcks raises cursors by what push nodes hand over, until ctx ends. Raising commutes and can be done twice, so
-// all collects read the same consumer and nobody owns it.
+// readAcks takes in what push nodes and dispatches hand over on WEFT_ACK, until ctx ends. All of it commutes and can be
+// done twice, so all collects read the same consumer and nobody owns it.
 func (s *Service) readAcks(ctx context.Context) error {
 	var consumer jetstream.Consumer
+	pace := time.NewTimer(0)
+	defer pace.Stop()
 	for ctx.Err() == nil {
 		var err error
+		full := false
 		if consumer == nil {
 			consumer, err = s.js.Consumer(ctx, fabric.AckStream, fabric.CollectConsumer)
 		}
+		pace.Reset(ackEvery)
 		if err == nil {
-			err = s.raiseCursors(ctx, consumer)
+			full, err = s.takeReports(ctx, consumer)
 		}
 		if err != nil && ctx.Err() == nil {
-			s.faults.Note("raise cursors", err)
+			s.faults.Note("take reports in", err)
 			pause(ctx)
+		}
+		if !full {
+			select {
+			case <-pace.C:
+			case <-ctx.Done():
+			}
 		}
 	}
 	return nil
 }
 
-// raiseCursors does one batch: what was fetched is acknowledged after the archive has it.
-func (s *Service) raiseCursors(ctx context.Context, consumer jetstream.Consumer) error {
-	waiting, cancel := context.WithTimeout(ctx, ackWait)
-	defer cancel()
-	fetched, err := consumer.Fetch(ackFetch, jetstream.FetchContext(waiting))
+// takeReports does one batch, each kind of report by itself: one that fails keeps no other up.
+func (s *Service) takeReports(ctx context.Context, consumer jetstream.Consumer) (full bool, err error) {
+	batch, err := fetchReports(ctx, consumer)
 	if err != nil {
-		return fmt.Errorf("fetch: %w", err)
+		return false, err
 	}
-	var batch []jetstream.Msg
-	var cursors []history.Cursor
-	epoch := s.archive.Facts().Epoch
-	for msg := range fetched.Messages() {
-		batch = append(batch, msg)
-		if said := msg.Headers().Get(history.HeaderEpoch); said != "" && said != epoch {
-			continue // the numbers of an archive that was before this one: they would hide new messages
+	var failed []error
+	rest := batch
+	for _, kind := range []struct {
+		step, subjects string
+		take           func(context.Context, []jetstream.Msg) error
+	}{
+		{"raise cursors", subject.AckAll, s.takeAcks},
+		{"note routes", subject.RoutedAll, s.takeRouted},
+	} {
+		var of, others []jetstream.Msg
+		for _, msg := range rest {
+			if strings.HasPrefix(msg.Subject(), strings.TrimSuffix(kind.subjects, ">")) {
+				of = append(of, msg)
+			} else {
+				others = append(others, msg)
+			}
 		}
-		var some []history.Cursor
-		if err := json.Unmarshal(msg.Data(), &some); err != nil {
-			s.faults.Note("read acknowledgements", err) // only our own nodes write here: nothing to save
-			continue
-		}
-		cursors = append(cursors, some...)
-	}
-	if err := fetched.Error(); err != nil && waiting.Err() == nil && len(batch) == 0 {
-		return fmt.Errorf("fetch: %w", err)
-	}
-	if len(cursors) > 0 {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ackTimeout)
-		defer cancel()
-		if err := s.archive.Advance(ctx, cursors); err != nil {
-			return fmt.Errorf("advance: %w", err)
+		rest = others
+		if len(of) > 0 {
+			failed = append(failed, settled(of, kind.step, kind.take(ctx, of)))
 		}
 	}
-	for _, msg := range batch {
-		if err := msg.Ack(); err != nil {
-			return fmt.Errorf("acknowledge: %w", err)
+	return len(batch) == ackFetch, errors.Join(append(failed, settled(rest, "nobody knows their subject", nil))...)
+}
+
+// settled acknowledges reports that have had their effect. After an error they come again soon.
+func settled(of []jetstream.Msg, step string, failure error) error {
+	for _, msg := range of {
+		end := msg.Ack
+		if failure != nil {
+			end = func() error { return msg.NakWithDelay(ackAgain) }
 		}
+		if err := end(); err != nil {
+			return errors.Join(failure, fmt.Errorf("acknowledge: %w", err))
+		}
+	}
+	if failure != nil {
+		return fmt.Errorf("%s: %w", step, failure)
 	}
 	return nil
+}
+
+// fetchReports waits for a message, and takes what is there with it.
+func fetchReports(ctx context.Context, consumer jetstream.Consumer) (batch []jetstream.Msg, err error) {
+	waiting, cancel := context.WithTimeout(ctx, ackWait)
+	defer cancel()
+	first, err := consumer.Fetch(1, jetstream.FetchContext(waiting))
+	if err != nil {
+		return nil, fmt.Errorf("fetch: %w", err)
+	}
+	for msg := range first.Messages() {
+		batch = append(batch, msg)
+	}
+	if len(batch) == 0 {
+		if err := first.Error(); err != nil && waiting.Err() == nil {
+			return nil, fmt.Errorf("fetch: %w", err)
+		}
+		return nil, nil
+	}
+	more, err := consumer.FetchNoWait(ackFetch - 1)
+	if err != nil {
+		return batch, nil //nolint:nilerr // the next fetch says it
+	}
+	for msg := range more.Messages() {
+		batch = append(batch, msg)
+	}
+	return batch, nil
+}
+
+// takeAcks raises the cursors of a batch of acknowledgements. Receipts that are owed for them come first: their states
+// are stored, then published, and only then the cursors are raised, which makes the acknowledgements old. A crash between
+// any two steps repeats them, with the same receipts. While receipts can't be published, the cursors that owe none are
+// raised all the same; the others wait, and Redis has them.
+func (s *Service) takeAcks(ctx context.Context, msgs []jetstream.Msg) error {
+	cursors := s.cursorsOf(msgs)
+	if len(cursors) == 0 {
+		return nil
+	}
+	var owed []archive.Settled
+	err := s.withArchive(ctx, func(ctx context.Context) (err error) {
+		owed, err = s.archive.Asked(ctx, cursors)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("ask for receipts: %w", err)
+	}
+	if len(owed) > 0 {
+		if err := s.settleAndTell(ctx, owed); err != nil {
+			return errors.Join(err, s.advance(ctx, without(cursors, owed)))
+		}
+	}
+	return s.advance(ctx, cursors)
+}
+
+func (s *Service) advance(ctx context.Context, cursors []history.Cursor) error {
+	if len(cursors) == 0 {
+		return nil
+	}
+	err := s.withArchive(ctx, func(ctx context.Context) error { return s.archive.Advance(ctx, cursors) })
+	if err != nil {
+		return fmt.Errorf("advance: %w", err)
+	}
+	return nil
+}
+
+// withArchive is a step of the archive with what was taken in: it is bounded, and finished also when ctx ends, since doing
+// it again costs more.
+func (s *Service) withArchive(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ackTimeout)
+	defer cancel()
+	return do(ctx)
+}
+
+// cursorsOf reads acknowledgements. Those of an archive that was before this one are left out: their numbers would hide
+// new messages.
+func (s *Service) cursorsOf(msgs []jetstream.Msg) []history.Cursor {
+	var cursors []history.Cursor
+	now := time.Now().UnixMilli()
+	for _, msg := range msgs {
+		var some []history.Cursor
+		if s.ofThisEpoch(msg) && s.readReport(msg, &some) {
+			node := strings.TrimPrefix(msg.Subject(), subject.Ack(""))
+			for i := range some {
+				c := &some[i]
+				if c.Node = node; c.At == 0 || c.At > now { // of an older node, or one whose clock is ahead
+					c.At = now
+				}
+			}
+			cursors = append(cursors, some...)
+		}
+	}
+	return cursors
+}
+
+func (s *Service) ofThisEpoch(msg jetstream.Msg) bool {
+	said := msg.Headers().Get(history.HeaderEpoch)
+	return said == "" || said == s.archive.Facts().Epoch
+}
+
+// readReport decodes a report. Only our own services write here: of one that can't be read there is nothing to save.
+func (s *Service) readReport(msg jetstream.Msg, v any) bool {
+	if err := json.Unmarshal(msg.Data(), v); err != nil {
+		s.faults.Note("read a report", err)
+		return false
+	}
+	return true
+}
+
+// without are the cursors of those devices and mailboxes that are owed no receipt.
+func without(cursors []history.Cursor, owed []archive.Settled) []history.Cursor {
+	type place struct{ tenant, user, device, address string }
+	owes := make(map[place]bool, len(owed))
+	for _, o := range owed {
+		to := o.Message.To
+		owes[place{to.Tenant, to.ID, o.Device, to.Tokens()}] = true
+	}
+	return slices.DeleteFunc(slices.Clone(cursors), func(c history.Cursor) bool {
+		return owes[place{c.Tenant, c.User, c.Device, c.Address}]
+	})
 }

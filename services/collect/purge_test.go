@@ -23,6 +23,10 @@ func (p *purged) Purge(context.Context, int, archive.Policy, time.Time) (int, er
 	return 0, nil
 }
 
+func (p *purged) Lapsed(context.Context, int, int64, int64, int) ([]archive.Lapsed, error) {
+	return nil, nil
+}
+
 // A term purges a minute after its begin at the latest, so that a fabric whose terms are short purges, too.
 func TestATermPurgesSoonAfterItsBegin(t *testing.T) {
 	for every, want := range map[time.Duration][3]int32{ // after 59 s, after 61 s, and an hour later

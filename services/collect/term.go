@@ -78,6 +78,7 @@ func (s *Service) own(ctx context.Context, p int) error {
 	})
 	group.Go(func() error { return t.run(ctx) })
 	group.Go(func() error { return t.purge(ctx) })
+	group.Go(func() error { return t.settle(ctx) })
 	err = group.Wait()
 	t.closeDoor(sub)
 	return err
@@ -260,7 +261,7 @@ func (t *term) finish(batch []intake) {
 }
 
 // purge applies the retention to the partition: soon after the term has begun, so that a laptop that is never on for
-// long purges, too, and now and then.
+// long purges, too, and now and then. Receipts that are owed for what it deletes are settled before.
 func (t *term) purge(ctx context.Context) error {
 	next := time.NewTimer(min(t.cfg.PurgeEvery, firstPurge))
 	defer next.Stop()
@@ -269,6 +270,13 @@ func (t *term) purge(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case now := <-next.C:
+			if err := t.settleDeleted(ctx, now); err != nil {
+				if ctx.Err() == nil {
+					t.faults.Note("settle the receipts of what is to be purged", err)
+				}
+				next.Reset(min(t.cfg.PurgeEvery, firstPurge))
+				continue
+			}
 			n, err := t.archive.Purge(ctx, t.partition, t.cfg.Policy, now)
 			if err != nil && ctx.Err() == nil {
 				t.faults.Note("purge", err)
