@@ -46,6 +46,8 @@ func TestTable(t *testing.T) {
 		"rolledback":   rolledBack,
 		"scriptsflush": scriptsFlushed,
 		"goneback":     goneBack,
+		"devices":      devices,
+		"health":       health,
 	}
 	for kind, start := range kinds() {
 		t.Run(kind, func(t *testing.T) {
