@@ -1,8 +1,22 @@
-// Package cli is the commands for people who use a fabric: token, pub and listen. Each finds the fabric that runs on
-// this machine through its manifest, and takes flags for one that runs elsewhere.
+// Package cli is the commands for people: token, pub and listen for those who use a fabric, and the operators'. Each finds
+// the fabric that runs on this machine through its manifest, and takes flags for one that runs elsewhere.
 //
 // Results go to standard output, everything else to standard error. An error that the fabric answered with begins
 // with its stable code.
+//
+// An operators' command is a function NewX() *cobra.Command on this frame:
+//
+//   - newConsole(c) puts --nats, --context, --data, --timeout and --output on the command; changes() adds --note to one that
+//     changes something. In RunE: open() checks them and connects, close() ends it.
+//   - ask, askPatiently (again for 30 s while services move) and askEach (all instances answer: nodes, check) put a
+//     question to shared/admin's endpoints; errors say what is missing. by() is who asks, for admin.By.
+//   - out and said are the screens of standard output and error: terminal or not, width, colours. line(out, …) and jsonLine
+//     write results; say(…) writes to the person. json() chooses.
+//   - table aligns columns and cuts what is marked so for narrow terminals; clock, age, lasting, sized1000, many and thousands
+//     write times and numbers; plain makes what strangers wrote safe.
+//   - moment is a flag that takes a time; selection the filter's flags; complete gives a flag its values.
+//   - confirmed asks at a terminal, progress shows a bar, again is the command line to copy, and a *partlyError that holds it
+//     ends with exit code 3.
 package cli
 
 import (
@@ -23,6 +37,7 @@ const (
 	ExitDone   = 0
 	ExitFailed = 1
 	ExitUsage  = 2
+	ExitPartly = 3 // the error says how to go on
 )
 
 // usageError is an error of the command line itself: nothing was tried.
@@ -35,11 +50,14 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 // ExitCode is the exit code that goes with a command's error.
 func ExitCode(err error) int {
 	var usage usageError
+	var partly *partlyError
 	switch {
 	case err == nil:
 		return ExitDone
 	case errors.As(err, &usage):
 		return ExitUsage
+	case errors.As(err, &partly):
+		return ExitPartly
 	default:
 		return ExitFailed
 	}
@@ -95,6 +113,7 @@ const (
 func (o *output) flags(c *cobra.Command) {
 	*o = forPeople
 	c.Flags().StringVar((*string)(o), "output", string(forPeople), "`text` for people or json for programs")
+	complete(c, "output", func() []string { return []string{string(forPeople), string(forMachines)} })
 }
 
 func (o *output) check() error {

@@ -1,0 +1,144 @@
+package cli
+
+import (
+	"strings"
+)
+
+// column is one column of a table.
+type column struct {
+	title string
+	right bool // numbers
+	cut   bool // may be cut in the middle when the terminal is narrow: ids, types
+	last  bool // takes what is left of the line, cut at its end; only for the last column
+	// code is the colour of a cell; nil for none.
+	code func(text string) string
+}
+
+// in colours all cells of a column.
+func in(code string) func(string) string { return func(string) string { return code } }
+
+// table is rows of text that are aligned when they are written. Cells may hold what strangers wrote.
+type table struct {
+	columns []column
+	rows    [][]string
+}
+
+// leastColumns is what a column is never cut below.
+const leastColumns = 8
+
+func (t *table) row(cells ...string) {
+	for i, text := range cells {
+		cells[i] = plain(text)
+	}
+	t.rows = append(t.rows, cells)
+}
+
+// write prints the titles and the rows; nothing at all without rows. Columns that are empty everywhere are left out.
+func (t *table) write(s *screen) error {
+	if len(t.rows) == 0 {
+		return nil
+	}
+	t.dropEmpty()
+	widths := t.fit(s.columns())
+	titles := make([]string, len(t.columns))
+	for i, c := range t.columns {
+		titles[i] = c.title
+	}
+	if err := line(s, "%s", t.line(s, titles, widths, true)); err != nil {
+		return err
+	}
+	for _, row := range t.rows {
+		if err := line(s, "%s", t.line(s, row, widths, false)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// line is one row, without spaces at its end.
+func (t *table) line(s *screen, row []string, widths []int, title bool) string {
+	var b strings.Builder
+	gap := 0
+	for i, c := range t.columns {
+		text := row[i]
+		if c.cut {
+			text = shorten(text, widths[i])
+		} else if c.last {
+			text = clipped(text, widths[i])
+		}
+		full := padded(text, widths[i], c.right)
+		bare := strings.TrimRight(full, " ")
+		if bare != "" {
+			b.WriteString(strings.Repeat(" ", gap))
+			gap = 0
+			code := dim
+			if !title {
+				code = ""
+				if c.code != nil {
+					code = c.code(row[i])
+				}
+			}
+			b.WriteString(s.paint(code, bare))
+		}
+		gap += displayed(full) - displayed(bare) + 2
+	}
+	return b.String()
+}
+
+// fit is the width of each column in a terminal of so many columns; 0: as wide as the text is.
+func (t *table) fit(columns int) []int {
+	widths := make([]int, len(t.columns))
+	total := 2 * (len(t.columns) - 1)
+	for i, c := range t.columns {
+		widths[i] = displayed(c.title)
+		for _, row := range t.rows {
+			widths[i] = max(widths[i], displayed(row[i]))
+		}
+		total += widths[i]
+	}
+	for columns > 0 && total > columns {
+		widest := -1
+		for i, c := range t.columns {
+			if (c.cut || c.last) && widths[i] > leastColumns && (widest < 0 || widths[i] > widths[widest]) {
+				widest = i
+			}
+		}
+		if widest < 0 {
+			break
+		}
+		widths[widest]--
+		total--
+	}
+	return widths
+}
+
+// dropEmpty removes the columns in which no row has anything.
+func (t *table) dropEmpty() {
+	for i := len(t.columns) - 1; i >= 0; i-- {
+		empty := true
+		for _, row := range t.rows {
+			empty = empty && row[i] == ""
+		}
+		if !empty {
+			continue
+		}
+		t.columns = append(t.columns[:i:i], t.columns[i+1:]...)
+		for n, row := range t.rows {
+			t.rows[n] = append(row[:i:i], row[i+1:]...)
+		}
+	}
+}
+
+// clipped cuts text at its end to at most so many columns.
+func clipped(text string, columns int) string {
+	if displayed(text) <= columns {
+		return text
+	}
+	width := 0
+	for i, r := range text {
+		if width += runeColumns(r); width > columns-1 {
+			return text[:i] + "…"
+		}
+	}
+	return text
+}
