@@ -198,6 +198,7 @@ func (r *appending) outcomes(batch []*message.Message) []archive.Outcome {
 	outcomes := make([]archive.Outcome, len(batch))
 	for i, m := range batch {
 		of := identity{m.To, m.ID}
+		r.notes.stored(m.To, r.met[of].Message.Seq)
 		if r.fresh[of] {
 			delete(r.fresh, of)
 			outcomes[i] = archive.Outcome{Fate: archive.Stored, Message: m}

@@ -16,7 +16,8 @@ import (
 	"github.com/weftpush/weft/shared/subject"
 )
 
-// place of a device in a mailbox, as it is stored. The fields repeat the key for people who look.
+// standing is the place of a device in a mailbox, as it is stored. The fields repeat the key for people who look. What was
+// stored before there was a ledger lacks start, past and known: it is known from the beginning.
 type standing struct {
 	Key     string `bson:"_id"`
 	Tenant  string `bson:"tenant"`
@@ -24,8 +25,15 @@ type standing struct {
 	Address string `bson:"address"`
 	Device  string `bson:"device"`
 	Seq     int64  `bson:"seq"`
-	At      int64  `bson:"at"` // ms since 1970, of the last write
+	Start   int64  `bson:"start"` // where it began
+	Past    int64  `bson:"past"`  // what was archived when it became known: up to here no receipt is owed to it
+	Known   int64  `bson:"known"` // since when, ms since 1970; 0: from the beginning
+	At      int64  `bson:"at"`    // when seq last rose, ms since 1970
+	Node    string `bson:"node,omitempty"`
 }
+
+// own says whether the mailbox is that of the device's own user.
+func (s *standing) own() bool { return subject.UserAddress(s.Tenant, s.User).Tokens() == s.Address }
 
 // devices is the common beginning of the keys of a user's devices in a mailbox. Encoded ids hold no slash.
 func devices(tenant, user, tokens string) string {
@@ -84,52 +92,85 @@ func (a *Archive) known(ctx context.Context, r history.OpenRequest) (map[string]
 // it one in the meantime, that one holds.
 func (a *Archive) start(ctx context.Context, r history.OpenRequest, addresses []subject.Address, cursors map[string]uint64, heads map[subject.Address]uint64) error {
 	var fresh []*standing
-	now := time.Now().UnixMilli()
 	for i, tokens := range r.Addresses {
 		if _, ok := cursors[tokens]; ok {
 			continue
 		}
-		from := heads[addresses[i]]
-		if addresses[i].Kind == subject.User {
-			highest, err := a.highest(ctx, r, tokens)
-			if err != nil {
-				return err
-			}
-			from = max(highest, r.Floors[tokens])
-		}
-		cursors[tokens] = from
-		fresh = append(fresh, &standing{
+		s := &standing{
 			Key: standingKey(r.Tenant, r.User, tokens, r.Device), Tenant: r.Tenant, User: r.User, Address: tokens,
-			Device: r.Device, Seq: mailbox.Number(from), At: now,
-		})
+			Device: r.Device, Start: mailbox.Number(heads[addresses[i]]), At: time.Now().UnixMilli(),
+		}
+		others, err := a.others(ctx, r.Tenant, r.User, tokens)
+		if err != nil {
+			return err
+		}
+		if addresses[i].Kind == subject.User {
+			s.Start = max(others.highest, mailbox.Number(r.Floors[tokens]))
+		}
+		a.know(s, others, mailbox.Number(heads[addresses[i]]))
+		cursors[tokens] = mailbox.Sequence(s.Start)
+		fresh = append(fresh, s)
 	}
 	if len(fresh) == 0 {
 		return nil
 	}
-	_, err := a.cursors.InsertMany(ctx, fresh, options.InsertMany().SetOrdered(false))
-	if err == nil {
-		return nil
+	added, err := a.insertCursors(ctx, fresh)
+	if err == nil && !added {
+		var there map[string]uint64
+		there, err = a.known(ctx, r)
+		maps.Copy(cursors, there)
 	}
-	if !onlyDuplicates(err) {
-		return fmt.Errorf("store the start: %w", err)
-	}
-	there, err := a.known(ctx, r)
-	maps.Copy(cursors, there)
 	return err
 }
 
-// highest is the highest cursor of a user's devices in a mailbox, 0 if there is none. They are few.
-func (a *Archive) highest(ctx context.Context, r history.OpenRequest, tokens string) (seq uint64, err error) {
-	const above = "~" // sorts after everything that Encode makes
-	first := devices(r.Tenant, r.User, tokens)
-	cursor, err := a.cursors.Find(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: "$gt", Value: first}, {Key: "$lt", Value: first + above}}}})
-	if err != nil {
-		return 0, fmt.Errorf("highest cursor: %w", err)
+// know says since when a device that begins is known: a user's first in the user's mailbox from the beginning, another
+// from now. Two that
+// begin at once can both be the first. The head is one that was read before, so what comes after it was archived when the
+// device was all but stored; unlike the clocks of two machines, sequences don't differ.
+func (a *Archive) know(s *standing, others others, head int64) {
+	s.Seq, s.Past = s.Start, s.Start
+	if others.any || !s.own() {
+		s.Past = max(s.Start, head)
+		s.Known = a.clock.now()
 	}
-	return seq, each(ctx, cursor, func(s *standing) (bool, error) {
-		seq = max(seq, mailbox.Sequence(s.Seq))
+}
+
+// insertCursors says whether it added all of them; otherwise some were there already.
+func (a *Archive) insertCursors(ctx context.Context, fresh []*standing) (bool, error) {
+	_, err := a.cursors.InsertMany(ctx, fresh, options.InsertMany().SetOrdered(false))
+	if err != nil && !onlyDuplicates(err) {
+		return false, fmt.Errorf("store the start: %w", err)
+	}
+	for _, s := range fresh {
+		if to, err := subject.ParseTokens(s.Address); err == nil {
+			a.notes.advanced(to)
+		}
+	}
+	return err == nil, nil
+}
+
+// others are the devices of a user that have a place in a mailbox.
+type others struct {
+	any     bool
+	highest int64
+}
+
+func (a *Archive) others(ctx context.Context, tenant, user, tokens string) (o others, err error) {
+	cursor, err := a.cursors.Find(ctx, within("_id", devices(tenant, user, tokens)))
+	if err != nil {
+		return o, fmt.Errorf("highest cursor: %w", err)
+	}
+	err = each(ctx, cursor, func(s *standing) (bool, error) {
+		o.any, o.highest = true, max(o.highest, s.Seq)
 		return true, nil
 	})
+	return o, err
+}
+
+// within is the condition that a string begins so and goes on with what Encode makes.
+func within(field, beginning string) bson.D {
+	const above = "~" // sorts after everything that Encode makes
+	return bson.D{{Key: field, Value: bson.D{{Key: "$gt", Value: beginning}, {Key: "$lt", Value: beginning + above}}}}
 }
 
 // onlyDuplicates says whether an unordered insert failed on nothing but what was there already.
@@ -144,37 +185,4 @@ func onlyDuplicates(err error) bool {
 		}
 	}
 	return len(failed.WriteErrors) > 0
-}
-
-// Advance raises cursors with $max, in no order: it is done as well twice, and beside others who do the same.
-func (a *Archive) Advance(ctx context.Context, cursors []history.Cursor) error {
-	if len(cursors) == 0 {
-		return nil
-	}
-	now := time.Now().UnixMilli()
-	raise := make([]mongo.WriteModel, len(cursors))
-	for i, c := range cursors {
-		raise[i] = mongo.NewUpdateOneModel().SetUpsert(true).
-			SetFilter(bson.D{{Key: "_id", Value: standingKey(c.Tenant, c.User, c.Address, c.Device)}}).
-			SetUpdate(bson.D{
-				{Key: "$max", Value: bson.D{{Key: "seq", Value: mailbox.Number(c.Seq)}, {Key: "at", Value: now}}},
-				{Key: "$setOnInsert", Value: bson.D{
-					{Key: "tenant", Value: c.Tenant},
-					{Key: "user", Value: c.User},
-					{Key: "address", Value: c.Address},
-					{Key: "device", Value: c.Device},
-				}},
-			})
-	}
-	for range attempts {
-		_, err := a.cursors.BulkWrite(ctx, raise, options.BulkWrite().SetOrdered(false))
-		if err == nil {
-			return nil
-		}
-		// Two upserts of one new cursor can both miss it; the one that loses finds it the next time.
-		if !onlyDuplicates(err) {
-			return fmt.Errorf("mongodb: advance %d cursors: %w", len(cursors), err)
-		}
-	}
-	return fmt.Errorf("mongodb: advance %d cursors: others created them %d times", len(cursors), attempts)
 }

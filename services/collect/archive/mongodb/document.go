@@ -8,6 +8,7 @@ import (
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 
+	"github.com/weftpush/weft/services/collect/archive"
 	"github.com/weftpush/weft/services/collect/archive/internal/mailbox"
 	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/subject"
@@ -24,11 +25,14 @@ type document struct {
 	At          int64       `bson:"at"`
 	Expires     int64       `bson:"expires"`
 	Again       bool        `bson:"again,omitempty"`
+	Receipt     bool        `bson:"receipt,omitempty"`
+	Asked       bool        `bson:"asked,omitempty"` // its publisher asked for receipts, and they are not closed
 	Type        string      `bson:"type,omitempty"`
 	ContentType string      `bson:"content_type,omitempty"`
 	Trace       string      `bson:"trace,omitempty"`
 	Hash        []byte      `bson:"hash"`
-	Why         message.Why `bson:"why"` // why the payload is gone
+	Why         message.Why `bson:"why"`  // why the payload is gone
+	Size        int64       `bson:"size"` // bytes of the payload; 0 in what was stored before there was a ledger
 	Payload     []byte      `bson:"payload"`
 }
 
@@ -46,7 +50,7 @@ func newDocument(m *message.Message, partition int, archived, seq int64) *docume
 	return &document{
 		Key: key(tokens, seq), Address: tokens, Seq: seq, ID: m.ID, Partition: int64(partition), Archived: archived,
 		At: m.At, Expires: m.Expires, Again: m.Again, Type: m.Type, ContentType: m.ContentType, Trace: m.Trace,
-		Hash: hash[:], Payload: m.Payload,
+		Receipt: m.Receipt, Asked: m.Receipt, Hash: hash[:], Size: int64(len(m.Payload)), Payload: m.Payload,
 	}
 }
 
@@ -57,10 +61,23 @@ func (d *document) row() (mailbox.Row, error) {
 	}
 	r := mailbox.Row{Why: d.Why, Message: &message.Message{
 		To: to, Seq: mailbox.Sequence(d.Seq), ID: d.ID, Type: d.Type, ContentType: d.ContentType, Trace: d.Trace,
-		At: d.At, Expires: d.Expires, Archived: d.Archived, Again: d.Again, Payload: d.Payload,
+		At: d.At, Expires: d.Expires, Archived: d.Archived, Again: d.Again, Receipt: d.Receipt, Payload: d.Payload,
 	}}
 	copy(r.Hash[:sha256.Size], d.Hash)
 	return r, nil
+}
+
+// inquiryRow is the row of a document that was read without its payload.
+func (d *document) inquiryRow() (archive.Row, error) {
+	r, err := d.row()
+	if err != nil {
+		return archive.Row{}, err
+	}
+	row := archive.Row{Message: r.Message, Why: r.Why}
+	if r.Why == "" {
+		row.Size = int(d.Size)
+	}
+	return row, nil
 }
 
 // clock gives the time of archiving. It is never below a time that this process has given or seen in the archive: an

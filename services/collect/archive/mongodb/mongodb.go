@@ -5,10 +5,17 @@
 // unique keys of messages and $max on cursors decide between processes.
 //
 //	messages  _id "<address tokens>/<sequence, 20 digits>": range and head of a mailbox are one index
-//	          unique (address, id): what was published twice
-//	          (partition, archived, _id): Since, and Purge by age
+//	          unique (address, id): what was published twice; (id, address): Find
+//	          (partition, archived, _id): Since, Scan, and Purge by age
 //	          (partition, why, expires): Purge of what expired
+//	          three that hold only messages whose receipts are open: see ledgerIndexes
 //	cursors   _id "<tenant>/<user>/<address tokens>/<device>", each encoded: one range holds the devices of a user
+//	          (address, seq): all devices of a mailbox, the lowest first
+//	mailboxes _id "<address tokens>": a hint where to look for what is pending; see mailboxes.go
+//	steps     _id "<key of a cursor>/<sequence, 20 digits>": when and at which node a device came so far
+//	routed    _id "<address tokens>/<to, 20 digits>/<from, 20 digits>": when a range was routed, and to which nodes
+//	receipts  _id "<key of a message>/<device>": the terminal state; the first insert wins
+//	records   _id, the record's own: what operators changed; (at)
 //	facts     one document
 package mongodb
 
@@ -17,6 +24,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -43,12 +51,21 @@ const (
 
 // Archive is an archive.Archive in one MongoDB database.
 type Archive struct {
-	facts    archive.Facts
-	client   *mongo.Client
-	messages *mongo.Collection
-	cursors  *mongo.Collection
-	about    *mongo.Collection // the facts; Ping writes there
-	clock    clock
+	facts     archive.Facts
+	client    *mongo.Client
+	messages  *mongo.Collection
+	cursors   *mongo.Collection
+	mailboxes *mongo.Collection
+	steps     *mongo.Collection
+	routed    *mongo.Collection
+	receipts  *mongo.Collection
+	records   *mongo.Collection
+	about     *mongo.Collection // the facts; Ping writes there
+	clock     clock
+	notes     notes
+	upgraded  chan struct{} // closed once mailboxes and the ledger's indexes are there
+	stop      context.CancelFunc
+	running   sync.WaitGroup // the keeper of notes, and an upgrade
 }
 
 var _ archive.Archive = (*Archive)(nil)
@@ -74,35 +91,67 @@ func Open(ctx context.Context, uri, database string, facts archive.Facts) (*Arch
 		return nil, fmt.Errorf("mongodb: connect: %w", err)
 	}
 	db := client.Database(database)
-	a := &Archive{client: client, messages: db.Collection("messages"), cursors: db.Collection("cursors"), about: db.Collection("facts")}
-	if err := a.create(ctx, a.about, facts); err != nil {
-		return nil, errors.Join(err, a.Close())
+	a := &Archive{
+		client: client, messages: db.Collection("messages"), cursors: db.Collection("cursors"),
+		mailboxes: db.Collection("mailboxes"), steps: db.Collection("steps"), routed: db.Collection("routed"),
+		receipts: db.Collection("receipts"), records: db.Collection("records"), about: db.Collection("facts"),
+		upgraded: make(chan struct{}),
 	}
+	complete, err := a.create(ctx, facts)
+	if err != nil {
+		return nil, errors.Join(err, a.disconnect())
+	}
+	a.run(complete)
 	return a, nil
 }
 
-// create makes what is missing in the database and reads what was decided when it was made.
-func (a *Archive) create(ctx context.Context, facts *mongo.Collection, wanted archive.Facts) error {
-	// One by one: FerretDB v1 panics on a request for several indexes that are there already.
+// run begins the goroutines that Close ends.
+func (a *Archive) run(complete bool) {
+	ctx, stop := context.WithCancel(context.Background())
+	a.stop = stop
+	a.running.Go(func() { a.keep(ctx) })
+	if complete {
+		close(a.upgraded)
+		return
+	}
+	a.running.Go(func() { a.upgrade(ctx) })
+}
+
+// create makes what is missing in the database and reads what was decided when it was made. An existing database that
+// was made before there was a ledger is not complete: what it lacks can take minutes.
+func (a *Archive) create(ctx context.Context, wanted archive.Facts) (complete bool, err error) {
 	for _, index := range []mongo.IndexModel{
 		{Keys: bson.D{{Key: "address", Value: 1}, {Key: "id", Value: 1}}, Options: options.Index().SetUnique(true)},
 		{Keys: bson.D{{Key: "partition", Value: 1}, {Key: "archived", Value: 1}, {Key: "_id", Value: 1}}},
 		{Keys: bson.D{{Key: "partition", Value: 1}, {Key: "why", Value: 1}, {Key: "expires", Value: 1}}},
 	} {
-		if _, err := a.messages.Indexes().CreateOne(ctx, index); err != nil {
-			return fmt.Errorf("mongodb: create index: %w", err)
+		if err := createIndex(ctx, a.messages, index); err != nil {
+			return false, err
 		}
 	}
-	_, err := facts.InsertOne(ctx, bson.D{
+	_, err = a.about.InsertOne(ctx, bson.D{
 		{Key: "_id", Value: factsKey}, {Key: "epoch", Value: mailbox.NewEpoch()}, {Key: "partitions", Value: wanted.Partitions},
+		{Key: "ledger", Value: int64(ledgerVersion)},
 	})
 	if err != nil && !mongo.IsDuplicateKeyError(err) {
-		return fmt.Errorf("mongodb: create facts: %w", err)
+		return false, fmt.Errorf("mongodb: create facts: %w", err)
 	}
-	if err := facts.FindOne(ctx, bson.D{{Key: "_id", Value: factsKey}}).Decode(&a.facts); err != nil {
-		return fmt.Errorf("mongodb: read facts: %w", err)
+	var stored struct {
+		Epoch      string `bson:"epoch"`
+		Partitions int    `bson:"partitions"`
+		Ledger     int64  `bson:"ledger"`
 	}
-	return mailbox.Agree(a.facts, wanted)
+	if err := a.about.FindOne(ctx, bson.D{{Key: "_id", Value: factsKey}}).Decode(&stored); err != nil {
+		return false, fmt.Errorf("mongodb: read facts: %w", err)
+	}
+	a.facts = archive.Facts{Epoch: stored.Epoch, Partitions: stored.Partitions}
+	if err := mailbox.Agree(a.facts, wanted); err != nil {
+		return false, err
+	}
+	if stored.Ledger < ledgerVersion {
+		return false, nil
+	}
+	return true, a.createLedgerIndexes(ctx)
 }
 
 // Facts are the archive's epoch and partitions.
@@ -117,8 +166,20 @@ func (a *Archive) Ping(ctx context.Context) error {
 	return nil
 }
 
-// Close ends the driver's connections and goroutines.
+// Close writes down what was noted, and ends the archive's goroutines and the driver's connections.
 func (a *Archive) Close() error {
+	a.stop()
+	a.running.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	err := a.flush(ctx)
+	if err != nil {
+		err = fmt.Errorf("mongodb: close: mailboxes that hold something new stay unknown until somebody reads it: %w", err)
+	}
+	return errors.Join(err, a.disconnect())
+}
+
+func (a *Archive) disconnect() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	if err := a.client.Disconnect(ctx); err != nil {

@@ -3,9 +3,12 @@ package mongodb
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	"github.com/weftpush/weft/services/collect/archive"
@@ -18,7 +21,7 @@ import (
 // above 100.
 const purgeChunk = 100
 
-// Purge applies the retention, then empties what expired, in writes of a few documents each, so a purge that was
+// Purge applies the retention, also to the ledger, then empties what expired, in writes of a few documents each, so a purge that was
 // interrupted has done a part of its work. Several may run at once.
 func (a *Archive) Purge(ctx context.Context, partition int, policy archive.Policy, now time.Time) (int, error) {
 	settled := now.Add(-policy.MinAge).UnixMilli() // archived at this time or before: old enough to be touched
@@ -59,15 +62,21 @@ func (a *Archive) purgeOld(ctx context.Context, partition int, after place, befo
 		return 0, after, err
 	}
 	var gone, empty bson.A
+	upTo := map[string]int64{} // of each address: what goes
 	for _, d := range chunk {
 		if mailbox.Sequence(d.Seq) < heads[d.Address] {
 			gone = append(gone, d.Key)
+			upTo[d.Address] = max(upTo[d.Address], d.Seq)
 		} else if d.Why == "" {
 			empty = append(empty, d.Key)
 		}
 	}
 	purged := 0
 	if len(gone) > 0 {
+		// The ledger first: who is interrupted here finds the messages again.
+		if err := a.purgeLedger(ctx, upTo); err != nil {
+			return 0, after, fmt.Errorf("ledger: %w", err)
+		}
 		result, err := a.messages.DeleteMany(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: "$in", Value: gone}}}})
 		if err != nil {
 			return 0, after, fmt.Errorf("delete: %w", err)
@@ -77,6 +86,37 @@ func (a *Archive) purgeOld(ctx context.Context, partition int, after place, befo
 	n, err := a.empty(ctx, empty, message.WhyRetention)
 	newest := chunk[len(chunk)-1]
 	return purged + n, place{archived: newest.Archived, key: newest.Key}, err
+}
+
+// purgeLedger deletes what the ledger knows of addresses up to a sequence: an address is purged in the order of its
+// sequences, so what is below goes with it, or went before.
+func (a *Archive) purgeLedger(ctx context.Context, upTo map[string]int64) error {
+	var ranges, steps bson.A
+	for tokens, seq := range upTo {
+		ranges = append(ranges, upToKey(tokens, 0, seq))
+	}
+	err := a.eachDevice(ctx, slices.Collect(maps.Keys(upTo)), func(s *standing) {
+		steps = append(steps, keys(s.Key, 0, upTo[s.Address]))
+	})
+	if err != nil {
+		return err
+	}
+	for _, in := range []*mongo.Collection{a.receipts, a.routed} {
+		if err := deleteAny(ctx, in, ranges); err != nil {
+			return err
+		}
+	}
+	return deleteAny(ctx, a.steps, steps)
+}
+
+// deleteAny deletes what one of some conditions holds for.
+func deleteAny(ctx context.Context, in *mongo.Collection, conditions bson.A) error {
+	for chunk := range slices.Chunk(conditions, purgeChunk) {
+		if _, err := in.DeleteMany(ctx, bson.D{{Key: "$or", Value: chunk}}); err != nil {
+			return fmt.Errorf("%s: %w", in.Name(), err)
+		}
+	}
+	return nil
 }
 
 func (a *Archive) headsOf(ctx context.Context, chunk []*document) (map[string]uint64, error) {

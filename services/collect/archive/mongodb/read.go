@@ -140,6 +140,7 @@ func (a *Archive) sinceChunk(ctx context.Context, partition int, after place) (c
 			return false, err
 		}
 		last = place{archived: d.Archived, key: d.Key}
+		a.notes.stored(row.Message.To, row.Message.Seq)
 		if row.Why == "" && !row.Message.Expired(now) {
 			chunk = append(chunk, row.Message)
 		}
