@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/weftpush/weft/services/collect/archive"
+	"github.com/weftpush/weft/services/collect/quarantine"
 	"github.com/weftpush/weft/shared/fabric"
 	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/problem"
@@ -84,7 +85,7 @@ func (w *world) isPoison(id string) {
 		w.t.Fatalf("%d in quarantine, %d receipts", len(set), len(sent))
 	}
 	r := decode[message.Receipt](w.t, sent[0].Data)
-	if r.State != message.StateQuarantined || r.Reason != problem.Poison || r.ID != id || set[0].Header.Get(headerDetail) != r.Message {
+	if r.State != message.StateQuarantined || r.Reason != problem.Poison || r.ID != id || set[0].Header.Get(quarantine.HeaderDetail) != r.Message {
 		w.t.Errorf("%s; %v", sent[0].Data, set[0].Header)
 	}
 }

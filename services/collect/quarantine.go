@@ -4,35 +4,19 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/weftpush/weft/services/collect/quarantine"
 	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/subject"
 )
 
-// Headers of a quarantined message. Its own headers are there too, each with originalPrefix before its name: among
-// them may be some that mean something to JetStream. Where the prefixes would make it larger than the server takes (64 KiB
-// of headers, and fabric's room for what is ours), its data is the block of its headers (`Name: value` and a line break
-// each), headerBlock bytes long, followed by its payload.
-const (
-	headerReason   = "Weft-Reason"  // the code
-	headerDetail   = "Weft-Detail"  // the sentence
-	headerSubject  = "Weft-Subject" // the subject it came on
-	headerField    = "Weft-Field"   // the header that was wrong
-	headerBlock    = "Weft-Original-Header-Bytes"
-	originalPrefix = "Weft-Original-"
-
-	// prefixedLines and prefixedBytes bound headers with prefix.
-	prefixedLines = 500
-	prefixedBytes = 48 << 10
-	// detailMost is the most bytes of the sentence, which can quote what was wrong.
-	detailMost = 1024
-)
+// detailMost is the most bytes of the sentence, which can quote what was wrong.
+const detailMost = 1024
 
 // quarantine puts aside what came through the stream door and can't be archived, and sends a receipt for each. Both
 // are durable before it returns. After an error it goes on where it was.
@@ -89,47 +73,15 @@ func (in *intake) tokens() string {
 
 // asQuarantined is a delivery as it lies in quarantine, with every byte that it came with.
 func (in *intake) asQuarantined(tokens string) *nats.Msg {
-	m := &nats.Msg{Subject: subject.Quarantine(in.refusal.Code, tokens), Data: in.delivery.Data(), Header: nats.Header{}}
-	original := in.delivery.Headers()
-	if prefixable(original) {
-		for name, values := range original {
-			m.Header[originalPrefix+name] = values
-		}
-	} else {
-		block := headersOf(original)
-		m.Header.Set(headerBlock, strconv.Itoa(len(block)))
-		m.Data = append(block, m.Data...)
-	}
-	m.Header.Set(headerReason, string(in.refusal.Code))
-	m.Header.Set(headerDetail, cut(in.refusal.Message, detailMost))
-	m.Header.Set(headerSubject, in.delivery.Subject())
+	m := &nats.Msg{Subject: subject.Quarantine(in.refusal.Code, tokens)}
+	m.Header, m.Data = quarantine.Pack(in.delivery.Headers(), in.delivery.Data())
+	m.Header.Set(quarantine.HeaderReason, string(in.refusal.Code))
+	m.Header.Set(quarantine.HeaderDetail, cut(in.refusal.Message, detailMost))
+	m.Header.Set(quarantine.HeaderSubject, in.delivery.Subject())
 	if in.refusal.Field != "" {
-		m.Header.Set(headerField, in.refusal.Field)
+		m.Header.Set(quarantine.HeaderField, in.refusal.Field)
 	}
 	return m
-}
-
-// prefixable says whether there is room for a prefix before each header.
-func prefixable(h nats.Header) bool {
-	lines, size := 0, 0
-	for name, values := range h {
-		lines += len(values)
-		for _, value := range values {
-			size += len(originalPrefix) + len(name) + len(value) + len(": \r\n")
-		}
-	}
-	return lines <= prefixedLines && size <= prefixedBytes
-}
-
-func headersOf(h nats.Header) []byte {
-	var block []byte
-	for name, values := range h {
-		for _, value := range values {
-			block = append(append(append(block, name...), ": "...), value...)
-			block = append(block, "\r\n"...)
-		}
-	}
-	return block
 }
 
 // cut shortens a text to a number of bytes, leaving no half character.

@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/weftpush/weft/services/collect/quarantine"
 	"github.com/weftpush/weft/shared/fabric"
 	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/problem"
@@ -66,11 +66,11 @@ func TestQuarantine(t *testing.T) {
 			if want := "weft.quarantine." + string(c.code) + "." + c.on; e.Subject != want {
 				t.Errorf("on %s, not %s", e.Subject, want)
 			}
-			if e.Header.Get(headerReason) != string(c.code) || !strings.Contains(e.Header.Get(headerDetail), c.says) || e.Header.Get(headerField) != c.field {
+			if e.Header.Get(quarantine.HeaderReason) != string(c.code) || !strings.Contains(e.Header.Get(quarantine.HeaderDetail), c.says) || e.Header.Get(quarantine.HeaderField) != c.field {
 				t.Errorf("%.300v", e.Header)
 			}
-			if want := strings.Replace(c.subject, "weft.in.", "weft.inp.0.", 1); e.Header.Get(headerSubject) != want {
-				t.Errorf("subject %q", e.Header.Get(headerSubject))
+			if want := strings.Replace(c.subject, "weft.in.", "weft.inp.0.", 1); e.Header.Get(quarantine.HeaderSubject) != want {
+				t.Errorf("subject %q", e.Header.Get(quarantine.HeaderSubject))
 			}
 			if got := originals(t, e); got.payload != c.payload || !sameHeader(got.header, header(c.header...)) {
 				t.Errorf("original payload of %d bytes, headers %.300v", len(got.payload), got.header)
@@ -99,25 +99,11 @@ type original struct {
 // originals puts a quarantined message together again.
 func originals(t *testing.T, e *jetstream.RawStreamMsg) original {
 	t.Helper()
-	o := original{header: nats.Header{}, payload: string(e.Data)}
-	if length := e.Header.Get(headerBlock); length != "" {
-		n, err := strconv.Atoi(length)
-		if err != nil {
-			t.Fatal(err)
-		}
-		o.payload = string(e.Data[n:])
-		for line := range bytes.Lines(e.Data[:n]) {
-			name, value, _ := strings.Cut(strings.TrimSuffix(string(line), "\r\n"), ": ")
-			o.header[name] = append(o.header[name], value)
-		}
-		return o
+	header, payload, err := quarantine.Unpack(e.Header, e.Data)
+	if err != nil {
+		t.Fatal(err)
 	}
-	for name, values := range e.Header {
-		if name, ok := strings.CutPrefix(name, originalPrefix); ok {
-			o.header[name] = values
-		}
-	}
-	return o
+	return original{header: header, payload: string(payload)}
 }
 
 func sameHeader(a, b nats.Header) bool {

@@ -291,9 +291,9 @@ func begins(in ast.Node, word string) (found bool) {
 func TestAsyncAPIHasTheHeadersOfGo(t *testing.T) {
 	d := readDocument(t)
 	isHeader := func(name, _ string) bool {
-		return strings.HasPrefix(strings.ToLower(name), "header") || name == "originalPrefix"
+		return strings.HasPrefix(strings.ToLower(name), "header") || name == "OriginalPrefix"
 	}
-	known := append(declarations(t, "shared/message", isHeader), declarations(t, "services/collect", isHeader)...)
+	known := append(declarations(t, "shared/message", isHeader), declarations(t, "services/collect/quarantine", isHeader)...)
 	known = append(known, micro.ErrorHeader, micro.ErrorCodeHeader, jetstream.MsgIDHeader)
 	var written []string
 	for _, schema := range d.names("components", "schemas") {

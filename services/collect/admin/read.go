@@ -1,0 +1,101 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// readAhead and readAheadBytes bound what a reading asks of the server at once; it may hold twice as much. A message has
+	// at most 1 MiB.
+	readAhead      = 512
+	readAheadBytes = 2 << 20
+	// readPatience is how long the next message may take.
+	readPatience = time.Second
+	// readForgotten is after how long the server removes the consumer of a collect that was killed.
+	readForgotten = 10 * time.Second
+)
+
+// errHole is the error of a reading that has lost a message; whoever reads goes on from the last one that he had.
+var errHole = errors.New("a message got lost on its way from the stream")
+
+// reading reads a part of a stream once, in order, by a consumer of its own that lives as long as it.
+type reading struct {
+	stream   jetstream.Stream
+	consumer string
+	messages jetstream.MessagesContext
+	left     uint64 // messages of the part that were not read yet
+	last     uint64 // consumer's number of the one read last
+}
+
+// read begins to read a stream; c says from where and which subjects. Close it.
+func (d *Desk) read(ctx context.Context, from string, c jetstream.ConsumerConfig) (*reading, error) {
+	stream, err := d.JS.Stream(ctx, from)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", from, err)
+	}
+	c.AckPolicy, c.InactiveThreshold, c.MemoryStorage, c.Replicas = jetstream.AckNonePolicy, readForgotten, true, 1
+	consumer, err := stream.CreateConsumer(ctx, c)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", from, err)
+	}
+	info := consumer.CachedInfo()
+	r := &reading{stream: stream, consumer: info.Name, left: info.NumPending}
+	if r.left == 0 {
+		return r, nil
+	}
+	r.messages, err = consumer.Messages(jetstream.PullExpiry(readPatience), jetstream.PullMaxMessagesWithBytesLimit(readAhead, readAheadBytes))
+	if err != nil {
+		r.close(ctx)
+		return nil, fmt.Errorf("read %s: %w", from, err)
+	}
+	return r, nil
+}
+
+// next is the next message. Ask only while something is left.
+func (r *reading) next() (jetstream.Msg, *jetstream.MsgMetadata, error) {
+	m, err := r.messages.Next(jetstream.NextMaxWait(readPatience))
+	if err == nil && m == nil {
+		err = nats.ErrTimeout
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the stream: %w", err)
+	}
+	meta, err := m.Metadata()
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the place of a message: %w", err)
+	}
+	if meta.Sequence.Consumer != r.last+1 {
+		return nil, nil, errHole
+	}
+	r.last, r.left = meta.Sequence.Consumer, meta.NumPending
+	return m, meta, nil
+}
+
+// close ends the reading. What can't be told to the server now it finds out by itself.
+func (r *reading) close(ctx context.Context) {
+	if r.messages != nil {
+		r.messages.Stop()
+	}
+	_ = r.stream.DeleteConsumer(ctx, r.consumer)
+}
+
+// from makes a consumer begin behind a stream's sequence, or, where that is 0, at a time (ms since 1970; 0: at the
+// beginning).
+func from(c jetstream.ConsumerConfig, sequence uint64, at int64) jetstream.ConsumerConfig {
+	switch {
+	case sequence > 0:
+		c.DeliverPolicy, c.OptStartSeq = jetstream.DeliverByStartSequencePolicy, sequence+1
+	case at > 0:
+		begin := time.UnixMilli(at)
+		c.DeliverPolicy, c.OptStartTime = jetstream.DeliverByStartTimePolicy, &begin
+	default:
+		c.DeliverPolicy = jetstream.DeliverAllPolicy
+	}
+	return c
+}
