@@ -22,6 +22,8 @@ type Store struct {
 	// LosesUpdates declares that the server reads and writes in two steps when it updates, as FerretDB v1 does.
 	// Concurrent raises of one cursor are not asked of it then; everything else is.
 	LosesUpdates bool
+	// Warns declares that the server is one that Health warns of, as a single one without a replica set is.
+	Warns bool
 }
 
 // Run runs the suite; open makes a new empty store for each test of it and cleans it up by t.
