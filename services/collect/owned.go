@@ -44,7 +44,8 @@ func (s *Service) owning(ctx context.Context, p int) error {
 // desk is where this process answers operators.
 func (s *Service) desk() *admin.Desk {
 	return admin.New(admin.Deps{
-		Instance: s.id, NATS: s.nc, JS: s.js, Archive: s.archive, Table: s.table, Log: s.log, Replicas: s.cfg.Replicas,
+		Instance: s.id, NATS: s.nc, JS: s.js, Archive: s.archive, Table: s.table, Log: s.log,
+		Policy: s.cfg.Policy, Replicas: s.cfg.Replicas,
 		Owns: s.owned.list, Concurrently: s.concurrently,
 	})
 }

@@ -33,6 +33,7 @@ type Deps struct {
 	Archive  archive.Archive
 	Table    *route.Table
 	Log      *slog.Logger
+	Policy   archive.Policy
 	Replicas int          // that the collect asks of streams
 	Owns     func() []int // the partitions it owns right now
 	// Concurrently makes a handler return at once and bounds how many are at work.
