@@ -122,39 +122,30 @@ func (a *Archive) Devices(ctx context.Context, tenant, user string) ([]archive.D
 	return all, nil
 }
 
-// Find returns users' messages first, each kind in the order of archiving.
+// Find returns users' messages first, each kind in the order of addresses.
 func (a *Archive) Find(ctx context.Context, tenant, id string, limit int) (found, copies []archive.Row, err error) {
-	if found, err = a.identified(ctx, tenant, bson.E{Key: "id", Value: id}, limit); err != nil {
-		return nil, nil, fmt.Errorf("mongodb: find %q: %w", id, err)
+	this, begins := bson.E{Key: "id", Value: id}, bson.E{Key: "id", Value: bson.D{{Key: "$gte", Value: id + "~"}, {Key: "$lt", Value: id + "\x7f"}}}
+	// In the order of tokens: all, topics, users; / comes after the dot.
+	first, users, last := subject.Encode(tenant)+".", subject.Encode(tenant)+"."+string(subject.User)+".", subject.Encode(tenant)+"/"
+	found, err = a.identified(ctx, this, users, last, limit)
+	if err == nil && len(found) < limit {
+		var shared []archive.Row
+		shared, err = a.identified(ctx, this, first, users, limit-len(found))
+		found = append(found, shared...)
 	}
-	const above = "\x7f" // the character after ~
-	copies, err = a.identified(ctx, tenant, bson.E{Key: "id", Value: bson.D{{Key: "$gte", Value: id + "~"}, {Key: "$lt", Value: id + above}}}, limit)
+	if err == nil {
+		copies, err = a.identified(ctx, begins, first, last, limit)
+	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("mongodb: find copies of %q: %w", id, err)
+		return nil, nil, fmt.Errorf("mongodb: find %q: %w", id, err)
 	}
 	return found, copies, nil
 }
 
-// identified goes by the index (id, address), backwards: users come after topics and all there.
-func (a *Archive) identified(ctx context.Context, tenant string, id bson.E, limit int) ([]archive.Row, error) {
-	rows, err := a.rows(ctx, append(bson.D{id}, tenantOf("address", tenant)...), bson.D{{Key: "id", Value: -1}, {Key: "address", Value: -1}}, limit)
-	slices.SortStableFunc(rows, func(a, b archive.Row) int {
-		return cmp.Or(kindOrder(a)-kindOrder(b), cmp.Compare(a.Message.Archived, b.Message.Archived), cmp.Compare(a.Message.Seq, b.Message.Seq))
-	})
-	return rows, err
-}
-
-func kindOrder(r archive.Row) int {
-	if r.Message.To.Kind == subject.User {
-		return 0
-	}
-	return 1
-}
-
-// tenantOf is the condition that address tokens are of a tenant.
-func tenantOf(field, tenant string) bson.D {
-	token := subject.Encode(tenant)
-	return bson.D{{Key: field, Value: bson.D{{Key: "$gt", Value: token + "."}, {Key: "$lt", Value: token + "/"}}}} // / comes after the dot
+// identified goes by the index (id, address).
+func (a *Archive) identified(ctx context.Context, id bson.E, from, before string, limit int) ([]archive.Row, error) {
+	return a.rows(ctx, bson.D{id, {Key: "address", Value: bson.D{{Key: "$gte", Value: from}, {Key: "$lt", Value: before}}}},
+		bson.D{{Key: "id", Value: 1}, {Key: "address", Value: 1}}, limit)
 }
 
 // Rows reads from one mailbox.

@@ -31,7 +31,7 @@ func TestArchiveOnFerretDB(t *testing.T) {
 	archivetest.Run(t, func(t *testing.T) archivetest.Store {
 		t.Helper()
 		store := newStore(t, uri)
-		store.LosesUpdates = true
+		store.LosesUpdates, store.Warns = true, true
 		return store
 	})
 }
