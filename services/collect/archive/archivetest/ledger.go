@@ -155,7 +155,7 @@ func askedExpired(s *suite) {
 	s.asked(fmt.Sprintf("1 a phone expired %d, 2 b phone delivered %d", now+1000, now+1000), heard("phone", 2, now+1000, "n1"))
 }
 
-func (s *suite) settle(want string, states ...archive.Settled) {
+func (s *suite) settling(want string, states ...archive.Settled) {
 	s.t.Helper()
 	hold, err := s.a.Settle(s.t.Context(), states)
 	s.must(err)
@@ -173,11 +173,11 @@ func settleFirst(s *suite) {
 	late.State, late.At = message.StateExpired, 5
 	other.Device = "tablet"
 	own.Message, own.Device, own.State = b, "", message.StateDeleted
-	s.settle("1 a phone delivered 10, 1 a phone delivered 10, 2 b  deleted 10", phone, late, own)
-	s.settle("1 a phone delivered 10, 1 a tablet delivered 10, 1 a phone delivered 10", late, other, phone)
-	s.settle("")
+	s.settling("1 a phone delivered 10, 1 a phone delivered 10, 2 b  deleted 10", phone, late, own)
+	s.settling("1 a phone delivered 10, 1 a tablet delivered 10, 1 a phone delivered 10", late, other, phone)
+	s.settling("")
 	s.reopen()
-	s.settle("1 a phone delivered 10", late)
+	s.settling("1 a phone delivered 10", late)
 	states, err := s.a.SettledOf(s.t.Context(), to, 1, 2)
 	s.must(err)
 	s.expectStates("all", states, "1 a phone delivered 10, 1 a tablet delivered 10, 2 b  deleted 10")
@@ -384,7 +384,7 @@ func steps(s *suite) {
 		t.Errorf("acknowledged 10 by an odd device: %q", got)
 	}
 	m := &message.Message{To: to, Seq: 3, ID: "fill-2"}
-	s.settle("3 fill-2 phone delivered 20", archive.Settled{Message: m, Device: "phone", State: message.StateDelivered, At: 20})
+	s.settling("3 fill-2 phone delivered 20", archive.Settled{Message: m, Device: "phone", State: message.StateDelivered, At: 20})
 	got, err := s.a.Steps(t.Context(), to, 3)
 	s.must(err)
 	s.expectStates("the receipts", got.States, "3 fill-2 phone delivered 20")

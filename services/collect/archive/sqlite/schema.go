@@ -11,6 +11,9 @@ import (
 // ErrNewer is the error of opening a file that a newer version of Weft has changed.
 var ErrNewer = errors.New("sqlite: the archive was written by a newer version of Weft; start that version")
 
+// errUpgrade is in the chain of an error of opening a file that has to be upgraded, or is being upgraded by another.
+var errUpgrade = errors.New("sqlite: the file is of a version before")
+
 // version is what this code makes of a file, kept in its user_version. Files of before the ledger have 0.
 const version = 1
 
@@ -79,7 +82,7 @@ const (
 
 const (
 	selectVersion = `PRAGMA user_version`
-	setVersion    = `PRAGMA user_version = 1`
+	setVersion    = `PRAGMA user_version = 1` // version
 	selectCursors = `SELECT tenant, user, address, max(seq) FROM cursors
 		WHERE (tenant, user, address) > (?, ?, ?) GROUP BY tenant, user, address ORDER BY tenant, user, address LIMIT ?`
 	raiseHandled = `UPDATE mailboxes SET handled = ? WHERE address = ? AND handled < ?`

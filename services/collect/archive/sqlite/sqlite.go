@@ -25,6 +25,8 @@ import (
 const (
 	busyTimeout = 5 * time.Second // how long a write waits for another process before it fails
 	openTimeout = 10 * time.Second
+	// upgradeTimeout is how long an opening waits while another process may be upgrading the file: for some 100 million messages.
+	upgradeTimeout = 10 * time.Minute
 	openPause   = 10 * time.Millisecond // between two attempts to open
 	readers     = 4                     // connections for reading
 )
@@ -55,17 +57,24 @@ var _ archive.Archive = (*Archive)(nil)
 // Open opens the archive in the file at path and creates it if it is not there; its folder must exist. The epoch in
 // facts is not looked at: a new archive gets its own. Several processes may do it at once: one that finds the file
 // locked tries again, for at most 10 s (without that 3 of 240 opens failed, six processes at a time on a new file:
-// SQLite doesn't always wait for the lock while it switches a file to WAL). The error is archive.ErrPartitions if it was created with another number.
+// SQLite doesn't always wait for the lock while it switches a file to WAL), and for as long as another may need to
+// upgrade the file. The error is archive.ErrPartitions if it was created with another number, and ErrNewer if a newer
+// version has changed it.
 func Open(ctx context.Context, path string, facts archive.Facts) (*Archive, error) {
 	if err := mailbox.Check(facts); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
-	for {
+	for started := time.Now(); ; {
 		a, err := open(ctx, path, facts)
 		if err == nil || !busy(err) {
 			return a, err
+		}
+		limit := openTimeout
+		if errors.Is(err, errUpgrade) {
+			limit = upgradeTimeout
+		}
+		if time.Since(started) > limit {
+			return nil, err
 		}
 		select {
 		case <-ctx.Done():
@@ -177,23 +186,23 @@ func away(err error) bool {
 
 // reading are the statements of readers.
 func reading() []string {
-	return []string{
+	return append(presenceReading(),
 		selectMailbox, selectRange, selectSince, selectCursor,
 		selectAnyAsked, selectAsked, selectLapsing, selectAging, selectOwing, selectPlaces,
 		selectBehind, selectAbove, selectStanding, selectStandingOf, selectStandingShared, selectUnacked, selectUnackedEach,
 		selectTenant, selectDevices, selectFound, selectFoundShared, selectCopies, selectRow, selectRows, selectScan,
 		selectRouted, selectAcking, selectStep, selectStates, selectRecords, selectRecordsOf,
-	}
+	)
 }
 
 // writing are the statements of the writer.
 func writing() []string {
-	return []string{
+	return append(presenceWriting(),
 		selectMailbox, insertMailbox, raiseHead, selectNewest, insertMessage, selectByID, touchFacts,
 		selectCursor, selectHighest, insertCursor, raiseCursor, raiseHandled, insertStep, insertLateStep,
 		insertReceipt, selectReceipt, closeAsked, appendRouted, selectOverlap, insertRouted, insertRecord,
 		selectOld, deleteMessage, emptyMessage, emptyExpired, deleteSteps, deleteRouted, deleteReceipts,
-	}
+	)
 }
 
 // prepared are statements by their text. It does not change once made, so it needs no lock.

@@ -99,12 +99,22 @@ func newWriter(ctx context.Context, path, source string) (*writer, error) {
 
 // create makes what is missing in the file and reads what was decided when it was made.
 func (w *writer) create(ctx context.Context, wanted archive.Facts) (stored archive.Facts, err error) {
+	var have int // as far as it was committed
+	if err := w.conn.QueryRowContext(ctx, selectVersion).Scan(&have); err != nil {
+		return stored, fmt.Errorf("sqlite: read the file's version: %w", err)
+	}
 	if err := w.begin(ctx); err != nil {
+		if have < version {
+			err = fmt.Errorf("%w: %w", errUpgrade, err)
+		}
 		return stored, err
 	}
 	defer func() { err = w.end(ctx, err) }()
 	if err := w.upgrade(ctx); err != nil {
 		return stored, err
+	}
+	if err := w.execute(presenceTables)(ctx); err != nil {
+		return stored, fmt.Errorf("sqlite: create the tables of presence: %w", err)
 	}
 	if _, err := w.conn.ExecContext(ctx, insertFacts, mailbox.NewEpoch(), wanted.Partitions); err != nil {
 		return stored, fmt.Errorf("sqlite: create facts: %w", err)
