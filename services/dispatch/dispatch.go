@@ -29,11 +29,12 @@ type Service struct {
 	ready  chan struct{}
 
 	// Set once by Run before anything else starts.
-	js     jetstream.JetStream
-	table  *route.Table
-	peers  *peers
-	trials *partition.Trials
-	cache  cache
+	js      jetstream.JetStream
+	table   *route.Table
+	peers   *peers
+	trials  *partition.Trials
+	cache   cache
+	reports *reports
 }
 
 // New makes a dispatch. It does no I/O.
@@ -65,11 +66,17 @@ func (s *Service) Run(ctx context.Context) error {
 	defer s.table.Close()
 	s.peers = newPeers(s)
 	s.trials = partition.NewTrials(s.js, stage)
+	s.reports = newReports(facts.Epoch)
 	own := partition.Config{Stage: stage, Instance: s.id, Partitions: facts.Partitions, Log: s.log}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.tend(ctx) })
 	group.Go(func() error { return s.peers.probe(ctx) })
-	group.Go(func() error { return partition.Own(ctx, s.js, own, s.own) })
+	ended := make(chan struct{})
+	group.Go(func() error { return s.report(ctx, ended) })
+	group.Go(func() error {
+		defer close(ended)
+		return partition.Own(ctx, s.js, own, s.own)
+	})
 	close(s.ready)
 	return group.Wait()
 }

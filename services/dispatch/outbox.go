@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/weftpush/weft/shared/message"
+	"github.com/weftpush/weft/shared/subject"
 )
 
 const (
@@ -47,16 +48,18 @@ type job struct {
 // parcel is a batch under way. It is acknowledged when every node has answered or is suspect.
 type parcel struct {
 	batch   []routed
+	nodes   map[subject.Address][]string // of each address
+	silent  []string                     // those among them that did not take it
 	bytes   int
 	open    int           // nodes that have not
 	waiting int           // those among them that did not lag before
 	prompt  chan struct{} // closed when those have
 }
 
-// put gives the nodes their frames, all nodes at once, and returns when those have answered that did not lag before, or
+// put gives the nodes of each address their frames, all nodes at once, and returns when those have answered that did not lag before, or
 // are found to lag now.
-func (o *outbox) put(ctx context.Context, batch []routed, frames map[string][][]byte) {
-	p := &parcel{batch: batch, open: len(frames), prompt: make(chan struct{})}
+func (o *outbox) put(ctx context.Context, batch []routed, nodes map[subject.Address][]string, frames map[string][][]byte) {
+	p := &parcel{batch: batch, nodes: nodes, open: len(frames), prompt: make(chan struct{})}
 	for _, r := range batch {
 		p.bytes += len(r.encoded)
 	}
@@ -121,13 +124,14 @@ func (o *outbox) serve(ctx context.Context, id string) {
 		if !lot[0].waited && time.Since(lot[0].since) > o.cfg.Hop {
 			o.peers.unanswered(id, errBehind)
 		}
+		took := true
 		for _, frame := range join(lot) {
-			if !o.peers.send(ctx, id, frame) {
+			if took = o.peers.send(ctx, id, frame); !took {
 				break
 			}
 		}
 		if ctx.Err() == nil { // else the next owner sends it
-			o.answered(lot)
+			o.answered(id, lot, took)
 		}
 	}
 }
@@ -147,12 +151,15 @@ func join(lot []job) [][]byte {
 	return frames
 }
 
-// answered notes that a node has answered a lot, or is suspect.
-func (o *outbox) answered(lot []job) {
+// answered notes that a node has answered a lot, or is suspect and has not taken all of it.
+func (o *outbox) answered(id string, lot []job, took bool) {
 	var done []*parcel
 	o.mu.Lock()
 	for _, j := range lot {
 		p := j.parcel
+		if !took {
+			p.silent = append(p.silent, id)
+		}
 		if j.waited {
 			if p.waiting--; p.waiting == 0 {
 				close(p.prompt)
@@ -173,7 +180,9 @@ func (o *outbox) answered(lot []job) {
 	}
 }
 
+// acknowledge ends a batch. Nobody writes to the parcel any more.
 func (o *outbox) acknowledge(p *parcel) {
+	o.reports.note(p.batch, p.nodes, p.silent)
 	for _, r := range p.batch {
 		if err := r.delivery.Ack(); err != nil {
 			o.faults.Note("acknowledge", err)

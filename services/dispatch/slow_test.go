@@ -115,7 +115,7 @@ func TestUnderWayIsBounded(t *testing.T) {
 	var running sync.WaitGroup
 	running.Go(func() {
 		for i := range cap(done) {
-			out.put(t.Context(), batch, map[string][][]byte{"slow": {nil}})
+			out.put(t.Context(), batch, nil, map[string][][]byte{"slow": {nil}})
 			done <- i
 		}
 		out.running.Wait()

@@ -101,7 +101,7 @@ func (s *Service) route(ctx context.Context, batch []routed, out *outbox) {
 	}
 	nodes := s.lookUp(ctx, heads)
 	if ctx.Err() == nil { // else the next owner routes it
-		out.put(ctx, batch, frames(batch, nodes))
+		out.put(ctx, batch, nodes, frames(batch, nodes))
 	}
 }
 
