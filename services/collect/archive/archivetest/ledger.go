@@ -132,6 +132,7 @@ func askedKnown(s *suite) {
 	s.append(s.a, partition(to), archive.Heads{}, asking(to, "c"))
 	s.asked("3 c late delivered 20", heard("late", 3, 20, "n1"))
 	s.asked("2 b first delivered 30, 3 c first delivered 30", heard("first", 3, 30, "n1"))
+	tick()
 	s.advance(heard("sudden", 2, 40, "n1")) // stored by its first acknowledgement: it is owed nothing below
 	s.append(s.a, partition(to), archive.Heads{}, asking(to, "d"))
 	s.asked("4 d sudden delivered 50", heard("sudden", 4, 50, "n1"))

@@ -154,12 +154,16 @@ func TestCloseWhileLocked(t *testing.T) {
 	}
 }
 
-// Every query that runs often finds its rows by an index and sorts nothing.
+// Every query finds its rows by an index and sorts nothing, but for those that look at a few rows at most.
 func TestQueriesUseIndexes(t *testing.T) {
 	a, unlock := locked(t)
 	unlock()
+	few := map[string]string{
+		touchFacts: "one row", selectAnyAsked: "the first row",
+		selectDue: "sorts what a page has", selectNodes: "the nodes", forgetNodes: "the nodes",
+	}
 	for _, query := range append(reading(), writing()...) {
-		if strings.HasPrefix(query, "INSERT") || query == touchFacts || query == selectAnyAsked {
+		if few[query] != "" {
 			continue
 		}
 		arguments := make([]any, strings.Count(query, "?"))
@@ -173,7 +177,7 @@ func TestQueriesUseIndexes(t *testing.T) {
 			if err := rows.Scan(&id, &parent, &unused, &step); err != nil {
 				t.Fatal(err)
 			}
-			if strings.HasPrefix(step, "SCAN") || strings.Contains(step, "TEMP B-TREE") {
+			if strings.HasPrefix(step, "SCAN") && step != "SCAN CONSTANT ROW" || strings.Contains(step, "TEMP B-TREE") {
 				t.Errorf("%s\n%s", query, step)
 			}
 		}
