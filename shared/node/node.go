@@ -15,8 +15,8 @@ const (
 	Replaced Op = "replaced" // close Session: By has its device now
 	Ack      Op = "ack"      // the client of Session acknowledges Acks, all or none; refused as `not_found` when it has ended
 	Kick     Op = "kick"     // close the sessions of User in Tenant, or that of its Device; answered with a Kicked
-	Drain    Op = "drain"    // ask every client to connect elsewhere, and take no new one until the process ends
-	Sessions Op = "sessions" // answered with the Session of each device of User in Tenant
+	Drain    Op = "drain"    // ask every client to connect elsewhere, and take no new one until the process ends; answered with a Drained
+	Sessions Op = "sessions" // answered with an array of Session: those of User in Tenant, or that of its Device
 	Report   Op = "report"   // tell which users you have: it is not known any more
 )
 
@@ -37,6 +37,11 @@ type Order struct {
 // Kicked answers a kick.
 type Kicked struct {
 	Sessions int `json:"sessions"` // how many were closed
+}
+
+// Drained answers a drain.
+type Drained struct {
+	Sessions int `json:"sessions"` // how many are still here, and were asked to leave
 }
 
 // Session is one open session of a node.
@@ -69,7 +74,7 @@ type Fate string
 
 // The fates, the best last: of several nodes that have sessions of an address the best counts.
 const (
-	FateAway Fate = "away" // no session has the address above its cursor: the user is away, or has acknowledged it
-	FateFull Fate = "full" // a session has, and has no room: it is sent as soon as there is
+	FateAway Fate = "away" // no session has the address above its cursor: the user is away, or has acknowledged it; or it has expired
+	FateFull Fate = "full" // a session has, and has no room, or had none for one before it: replay it again a little later
 	FateSent Fate = "sent" // written once more
 )

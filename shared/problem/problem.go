@@ -42,6 +42,7 @@ const (
 	Silent         Code = "silent"          // a session that missed two heartbeats
 	Replaced       Code = "replaced"        // a newer connection of the same device exists
 	Draining       Code = "draining"        // the node is going away: connect again
+	Kicked         Code = "kicked"          // an operator closed the session; it says itself whether to connect again
 	InternalFault  Code = "internal"        // a fault of ours
 	WrongPartition Code = "wrong_partition" // the fabric was created with another number of partitions
 )
@@ -52,7 +53,7 @@ var statuses = map[Code]int{
 	BadJSON: http.StatusUnprocessableEntity, BadHeader: http.StatusUnprocessableEntity, Unsupported: http.StatusUnprocessableEntity,
 	Conflict: http.StatusConflict, Unauthorized: http.StatusUnauthorized, TokenExpired: http.StatusUnauthorized,
 	Forbidden: http.StatusForbidden, NotFound: http.StatusNotFound, Unavailable: http.StatusServiceUnavailable, Busy: http.StatusTooManyRequests,
-	Draining: http.StatusServiceUnavailable, Poison: http.StatusUnprocessableEntity,
+	Draining: http.StatusServiceUnavailable, Kicked: http.StatusServiceUnavailable, Poison: http.StatusUnprocessableEntity,
 	BadFrame: http.StatusBadRequest, UnknownFrame: http.StatusBadRequest, NotUTF8: http.StatusBadRequest, HelloExpected: http.StatusBadRequest,
 	AckAhead: http.StatusConflict, CursorAhead: http.StatusConflict, NotSubscribed: http.StatusConflict, Replaced: http.StatusConflict,
 	TooSlow: http.StatusRequestTimeout, Silent: http.StatusRequestTimeout,
@@ -68,7 +69,19 @@ type Problem struct {
 
 // New makes a problem; Retry follows from the code.
 func New(code Code, format string, args ...any) *Problem {
-	return &Problem{Code: code, Message: fmt.Sprintf(format, args...), Retry: code == Unavailable || code == Busy || code == Draining}
+	p := &Problem{Code: code, Message: fmt.Sprintf(format, args...)}
+	switch code {
+	case Unavailable, Busy, Draining, Kicked:
+		p.Retry = true
+	default:
+	}
+	return p
+}
+
+// ForGood says that whoever gets the problem is not to come again by himself, and returns the problem.
+func (p *Problem) ForGood() *Problem {
+	p.Retry = false
+	return p
 }
 
 // In names the field that was wrong and returns the problem.
@@ -88,6 +101,9 @@ func (p *Problem) Is(target error) bool {
 
 // Status is the HTTP status of the code; a code that is not listed is a fault of ours: 500.
 func (p *Problem) Status() int {
+	if p.Code == Kicked && !p.Retry {
+		return http.StatusForbidden
+	}
 	if s, ok := statuses[p.Code]; ok {
 		return s
 	}

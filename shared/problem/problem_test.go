@@ -43,6 +43,7 @@ func TestRetryAndStatus(t *testing.T) {
 		problem.Busy:          {http.StatusTooManyRequests, true},
 		problem.Poison:        {http.StatusUnprocessableEntity, false},
 		problem.Draining:      {http.StatusServiceUnavailable, true},
+		problem.Kicked:        {http.StatusServiceUnavailable, true},
 		problem.AckAhead:      {http.StatusConflict, false},
 		problem.BadFrame:      {http.StatusBadRequest, false},
 		problem.InternalFault: {http.StatusInternalServerError, false},
@@ -50,5 +51,8 @@ func TestRetryAndStatus(t *testing.T) {
 		if p := problem.New(code, "x"); p.Status() != want.status || p.Retry != want.retry {
 			t.Errorf("%s: status %d, retry %t; want %+v", code, p.Status(), p.Retry, want)
 		}
+	}
+	if p := problem.New(problem.Kicked, "x").ForGood(); p.Status() != http.StatusForbidden || p.Retry {
+		t.Errorf("kicked for good: %d, retry %t", p.Status(), p.Retry)
 	}
 }

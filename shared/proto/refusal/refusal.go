@@ -72,6 +72,11 @@ func code(p *problem.Problem) connect.Code {
 		return connect.CodeUnauthenticated
 	case problem.Forbidden:
 		return connect.CodePermissionDenied
+	case problem.Kicked:
+		if !p.Retry {
+			return connect.CodePermissionDenied
+		}
+		return connect.CodeUnavailable
 	case problem.Conflict, problem.Replaced:
 		return connect.CodeFailedPrecondition
 	case problem.Unavailable, problem.Draining:

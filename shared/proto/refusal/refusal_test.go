@@ -53,7 +53,7 @@ func TestOf(t *testing.T) {
 		problem.Unauthorized: connect.CodeUnauthenticated, problem.TokenExpired: connect.CodeUnauthenticated,
 		problem.Forbidden: connect.CodePermissionDenied, problem.Conflict: connect.CodeFailedPrecondition, problem.Replaced: connect.CodeFailedPrecondition,
 		problem.Unavailable: connect.CodeUnavailable, problem.Draining: connect.CodeUnavailable, problem.Busy: connect.CodeResourceExhausted,
-		problem.TooSlow: connect.CodeDeadlineExceeded, problem.Silent: connect.CodeDeadlineExceeded, problem.InternalFault: connect.CodeInternal,
+		problem.Kicked: connect.CodeUnavailable, problem.TooSlow: connect.CodeDeadlineExceeded, problem.Silent: connect.CodeDeadlineExceeded, problem.InternalFault: connect.CodeInternal,
 	} {
 		p := problem.New(why, "no")
 		err := refusal.Of(fmt.Errorf("wrapped: %w", p), &weftv1.PublishStreamFailure{Index: 7})
@@ -64,6 +64,9 @@ func TestOf(t *testing.T) {
 		if f, ok := refusal.Detail[*weftv1.PublishStreamFailure](err); !ok || f.GetIndex() != 7 {
 			t.Errorf("%s: the second detail is %v", why, f)
 		}
+	}
+	if err := refusal.Of(problem.New(problem.Kicked, "no").ForGood()); !final(err.Code()) {
+		t.Errorf("kicked for good is %v", err)
 	}
 	if err := refusal.Of(errors.New("password hunter2")); err.Code() != connect.CodeInternal || err.Message() != "internal: "+problem.From(errors.New("x")).Message {
 		t.Errorf("a fault of ours leaves as %v", err)
