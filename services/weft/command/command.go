@@ -24,6 +24,13 @@ import (
 	"github.com/weftpush/weft/shared/service"
 )
 
+// The groups of commands in the help.
+const (
+	running   = "run"
+	using     = "use"
+	operating = "operate"
+)
+
 // Run runs one command line and returns its exit code.
 func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) > 1 && args[0] == "run" {
@@ -47,10 +54,20 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	for _, c := range []*cobra.Command{root, devCommand(started, log), upCommand(started, log), demoCommand(started, log)} {
 		cli.Usage(c)
 		if c != root {
+			c.GroupID = running
 			root.AddCommand(c)
 		}
 	}
-	root.AddCommand(cli.NewPub(), cli.NewListen(), cli.NewToken())
+	root.AddGroup(&cobra.Group{ID: running, Title: "Run a fabric:"}, &cobra.Group{ID: using, Title: "Use it:"}, &cobra.Group{ID: operating, Title: "Operate it:"})
+	for group, list := range map[string][]*cobra.Command{
+		using:     {cli.NewPub(), cli.NewListen(), cli.NewToken()},
+		operating: {cli.NewTrace(), cli.NewUser(), cli.NewNodes(), cli.NewTop(), cli.NewTail(), cli.NewKick(), cli.NewDrain(), cli.NewDoctor()},
+	} {
+		for _, c := range list {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err != nil {
