@@ -12,7 +12,7 @@ import (
 
 	"github.com/weftpush/weft/shared/admin"
 	"github.com/weftpush/weft/shared/embed"
-	"github.com/weftpush/weft/shared/fabric"
+	streams "github.com/weftpush/weft/shared/fabric"
 	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/node"
 	"github.com/weftpush/weft/shared/problem"
@@ -201,7 +201,7 @@ func TestTopShowsRates(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if err := fabric.Create(ctx, js, fabric.Facts{Epoch: "e", Partitions: 4}, fabric.Options{MaxPayload: c.nc.MaxPayload()}); err != nil {
+	if err := streams.Create(ctx, js, streams.Facts{Epoch: "e", Partitions: 4}, streams.Options{MaxPayload: c.nc.MaxPayload()}); err != nil {
 		t.Fatal(err)
 	}
 	sent := uint64(0)

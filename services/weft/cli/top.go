@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weftpush/weft/shared/admin"
-	"github.com/weftpush/weft/shared/fabric"
+	streams "github.com/weftpush/weft/shared/fabric"
 )
 
 // What moves a terminal's cursor to its first place, and removes all, what is right of it, and what is below.
@@ -162,8 +162,8 @@ func takeLook(ctx context.Context, nc *nats.Conn, js jetstream.JetStream) (look,
 
 // The kinds of stream that have partitions.
 var (
-	inStreams  = strings.TrimSuffix(fabric.InStream(0), "_0")  //nolint:gochecknoglobals // names
-	msgStreams = strings.TrimSuffix(fabric.MsgStream(0), "_0") //nolint:gochecknoglobals // names
+	inStreams  = strings.TrimSuffix(streams.InStream(0), "_0")  //nolint:gochecknoglobals // names
+	msgStreams = strings.TrimSuffix(streams.MsgStream(0), "_0") //nolint:gochecknoglobals // names
 )
 
 // kindOf is a stream's name without its partition; empty for streams that are not Weft's.
@@ -174,7 +174,7 @@ func kindOf(name string) string {
 		}
 	}
 	switch name {
-	case fabric.AckStream, fabric.QuarantineStream, fabric.ReceiptStream, fabric.EventStream:
+	case streams.AckStream, streams.QuarantineStream, streams.ReceiptStream, streams.EventStream:
 		return name
 	}
 	return ""
@@ -239,8 +239,8 @@ func (l *look) show(s *screen, now time.Time) error {
 	}}
 	for _, n := range l.Nodes {
 		r := l.Rates[n.Node]
-		nodes.row(short(n.Node), n.Host, thousands(n.Sessions), thousands(n.Users), rate(r.Opened), rate(r.Sent), rate(r.Acked),
-			rate(r.Frames), rate(r.Filled), sized1000(int(n.Unacked)), mebibytes(n.Memory), draining(n))
+		nodes.row(short(n.Node), n.Host, thousands(n.Sessions), thousands(n.Users), perSecond(r.Opened), perSecond(r.Sent), perSecond(r.Acked),
+			perSecond(r.Frames), perSecond(r.Filled), sized1000(int(n.Unacked)), mebibytes(n.Memory), draining(n))
 	}
 	if err := nodes.write(s); err != nil {
 		return err
@@ -248,24 +248,24 @@ func (l *look) show(s *screen, now time.Time) error {
 	if err := line(s, ""); err != nil {
 		return err
 	}
-	streams := table{columns: []column{{title: "STREAM"}, {title: "IN/S", right: true}, {title: "HOLDS", right: true}, {title: "", last: true, code: in(dim)}}}
+	list := table{columns: []column{{title: "STREAM"}, {title: "IN/S", right: true}, {title: "HOLDS", right: true}, {title: "", last: true, code: in(dim)}}}
 	for _, of := range []struct{ name, what string }{
 		{inStreams, "accepted; what it holds waits for collect"},
 		{msgStreams, "archived, on the way to the devices"},
-		{fabric.AckStream, "acknowledged and reported; what it holds waits for collect"},
-		{fabric.ReceiptStream, "receipts"},
-		{fabric.EventStream, "users that came and went, messages that wait for long"},
-		{fabric.QuarantineStream, "set aside; see weft quarantine ls"},
+		{streams.AckStream, "acknowledged and reported; what it holds waits for collect"},
+		{streams.ReceiptStream, "receipts"},
+		{streams.EventStream, "users that came and went, messages that wait for long"},
+		{streams.QuarantineStream, "set aside; see weft quarantine ls"},
 	} {
 		if seen := l.Streams[of.name]; seen != nil {
-			streams.row(of.name, rate(seen.Rate), thousands(int(seen.Messages)), of.what) //nolint:gosec // a count
+			list.row(of.name, perSecond(seen.Rate), thousands(int(seen.Messages)), of.what) //nolint:gosec // a count
 		}
 	}
-	return streams.write(s)
+	return list.write(s)
 }
 
-// rate writes a rate: with a decimal below ten.
-func rate(r float64) string {
+// perSecond writes a rate: with a decimal below ten.
+func perSecond(r float64) string {
 	if r > 0 && r < 10 {
 		return strconv.FormatFloat(r, 'f', 1, 64)
 	}
