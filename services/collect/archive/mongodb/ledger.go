@@ -2,6 +2,7 @@ package mongodb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -46,8 +47,8 @@ type span struct {
 	at          int64
 }
 
-// Asked reads the places of the devices, then, by an index that holds nothing else, the messages above them that asked for
-// receipts: two requests, the second of which touches nothing where nobody asked.
+// Asked asks first whether these mailboxes have any message whose receipts are open, of an index that holds nothing else:
+// mostly they have none. Then it reads the places of the devices, and the messages above them.
 func (a *Archive) Asked(ctx context.Context, cursors []history.Cursor) ([]archive.Settled, error) {
 	var own []history.Cursor
 	for _, c := range cursors {
@@ -55,8 +56,8 @@ func (a *Archive) Asked(ctx context.Context, cursors []history.Cursor) ([]archiv
 			own = append(own, c)
 		}
 	}
-	if len(own) == 0 {
-		return nil, nil
+	if any, err := a.anyAsked(ctx, own); err != nil || !any {
+		return nil, err
 	}
 	places, err := a.places(ctx, own)
 	if err != nil {
@@ -71,6 +72,26 @@ func (a *Archive) Asked(ctx context.Context, cursors []history.Cursor) ([]archiv
 		settled = append(settled, some...)
 	}
 	return settled, nil
+}
+
+// anyAsked says whether a mailbox of cursors has a message whose receipts are open.
+func (a *Archive) anyAsked(ctx context.Context, cursors []history.Cursor) (bool, error) {
+	if len(cursors) == 0 {
+		return false, nil
+	}
+	addresses := make([]string, len(cursors))
+	for i, c := range cursors {
+		addresses[i] = c.Address
+	}
+	err := a.messages.FindOne(ctx, bson.D{{Key: "address", Value: bson.D{{Key: "$in", Value: addresses}}}, {Key: "asked", Value: true}},
+		options.FindOne().SetProjection(bson.D{{Key: "_id", Value: 1}})).Err()
+	if errors.Is(err, mongo.ErrNoDocuments) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("mongodb: asked: %w", err)
+	}
+	return true, nil
 }
 
 // spans are what cursors cover above the stored places, in their order; a device's spans don't overlap. A device without a
@@ -150,40 +171,59 @@ func (a *Archive) Settle(ctx context.Context, states []archive.Settled) ([]archi
 }
 
 func (a *Archive) settle(ctx context.Context, states []archive.Settled) ([]archive.Settled, error) {
-	documents, keys := make([]*receipt, 0, len(states)), make(bson.A, len(states))
-	first := map[string]*receipt{}
+	documents, keys := make([]*receipt, 0, len(states)), make([]string, len(states))
+	hold := map[string]*receipt{}
 	for i, s := range states {
 		tokens, seq := s.Message.To.Tokens(), mailbox.Number(s.Message.Seq)
 		r := &receipt{Key: receiptKey(tokens, seq, s.Device), ID: s.Message.ID, Seq: seq, Device: s.Device, State: s.State, At: s.At}
 		keys[i] = r.Key
-		if first[r.Key] == nil {
-			first[r.Key] = r
+		if hold[r.Key] == nil {
+			hold[r.Key] = r
 			documents = append(documents, r)
 		}
 	}
 	all, err := insertNew(ctx, a.receipts, documents)
+	if err == nil && !all {
+		hold, err = a.holding(ctx, documents)
+	}
 	if err != nil {
 		return nil, err
 	}
-	if !all {
-		cursor, err := a.receipts.Find(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: "$in", Value: keys}}}})
+	states = slices.Clone(states)
+	for i := range states {
+		states[i].State, states[i].At = hold[keys[i]].State, hold[keys[i]].At
+	}
+	return states, nil
+}
+
+// holding are the states that are there of those that were to be inserted. Another's is not read before the majority has
+// it; until then it is tried again to insert ours, which waits for that.
+func (a *Archive) holding(ctx context.Context, documents []*receipt) (map[string]*receipt, error) {
+	wanted := make(bson.A, len(documents))
+	for i, r := range documents {
+		wanted[i] = r.Key
+	}
+	for range attempts {
+		cursor, err := a.receipts.Find(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: "$in", Value: wanted}}}})
 		if err != nil {
 			return nil, err
 		}
+		hold := map[string]*receipt{}
 		err = each(ctx, cursor, func(r *receipt) (bool, error) {
-			first[r.Key] = r
+			hold[r.Key] = r
 			return true, nil
 		})
 		if err != nil {
 			return nil, err
 		}
+		if len(hold) == len(documents) {
+			return hold, nil
+		}
+		if _, err := insertNew(ctx, a.receipts, documents); err != nil {
+			return nil, err
+		}
 	}
-	hold := slices.Clone(states)
-	for i := range hold {
-		r := first[keys[i].(string)]
-		hold[i].State, hold[i].At = r.State, r.At
-	}
-	return hold, nil
+	return nil, fmt.Errorf("what others settled was not there %d times", attempts)
 }
 
 // Lapsed asks two indexes that hold nothing but messages whose receipts are open.

@@ -10,6 +10,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/weftpush/weft/services/collect/archive/internal/mailbox"
 	"github.com/weftpush/weft/shared/subject"
@@ -31,6 +32,11 @@ import (
 const (
 	flushEvery = time.Second
 	closeEvery = 5 // flushes
+	// keepTimeout ends a flush whose server is silent, so that nobody waits long to make his own.
+	keepTimeout = 5 * time.Second
+	// recent is how far back Pending looks for what other processes have not written yet: a few flushes.
+	recent     = 3 * flushEvery
+	recentRows = 5000 // of a partition; older ones are left to who archived them
 	// mailboxChunk is the most mailboxes of one request.
 	mailboxChunk = 1000
 )
@@ -48,17 +54,15 @@ type notes struct {
 	handled map[subject.Address]bool   // users' mailboxes whose head or cursors have risen
 	failed  error                      // of the last try to upgrade
 
-	writing sync.Mutex // held by the one flush that writes; before mu
+	writing chan struct{} // holds one while a flush writes; before mu
 }
+
+func newNotes() *notes { return &notes{writing: make(chan struct{}, 1)} }
 
 // stored notes that a mailbox has a message.
 func (n *notes) stored(to subject.Address, seq uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.raise(to, seq)
-}
-
-func (n *notes) raise(to subject.Address, seq uint64) {
 	if n.heads == nil {
 		n.heads = map[subject.Address]uint64{}
 	}
@@ -116,14 +120,20 @@ func (a *Archive) keep(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if a.flush(ctx) != nil || n%closeEvery != 0 {
-			continue
-		}
-		handled := a.notes.takeHandled()
-		if a.closeHandled(ctx, handled) != nil {
-			for _, to := range handled {
-				a.notes.advanced(to)
-			}
+		a.keepOnce(ctx, n%closeEvery == 0)
+	}
+}
+
+func (a *Archive) keepOnce(ctx context.Context, closes bool) {
+	ctx, cancel := context.WithTimeout(ctx, keepTimeout)
+	defer cancel()
+	if a.flush(ctx) != nil || !closes {
+		return
+	}
+	handled := a.notes.takeHandled()
+	if a.closeHandled(ctx, handled) != nil {
+		for _, to := range handled {
+			a.notes.advanced(to)
 		}
 	}
 }
@@ -131,8 +141,12 @@ func (a *Archive) keep(ctx context.Context) {
 // flush writes the heads that were noted. When it returns without an error, every mailbox that had been noted before it
 // was called is written, whoever wrote it.
 func (a *Archive) flush(ctx context.Context) error {
-	a.notes.writing.Lock()
-	defer a.notes.writing.Unlock()
+	select {
+	case a.notes.writing <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-a.notes.writing }()
 	heads := a.notes.takeHeads()
 	if err := a.raise(ctx, heads); err != nil {
 		for to, seq := range heads {
@@ -144,6 +158,35 @@ func (a *Archive) flush(ctx context.Context) error {
 		a.notes.advanced(to)
 	}
 	return nil
+}
+
+// catchUp notes what any process has archived in the last few seconds, which it may not have written yet.
+func (a *Archive) catchUp(ctx context.Context) error {
+	return a.noteSince(ctx, a.clock.now()-recent.Milliseconds(), recentRows)
+}
+
+// noteSince notes what was archived since a time, of each partition the newest up to a limit (0: all).
+func (a *Archive) noteSince(ctx context.Context, since, limit int64) error {
+	group, some := errgroup.WithContext(ctx)
+	group.SetLimit(headsAtOnce)
+	for p := range a.facts.Partitions {
+		group.Go(func() error {
+			filter := bson.D{{Key: "partition", Value: int64(p)}, {Key: "archived", Value: bson.D{{Key: "$gte", Value: since}}}}
+			cursor, err := a.messages.Find(some, filter, options.Find().SetSort(bson.D{{Key: "archived", Value: -1}, {Key: "_id", Value: -1}}).
+				SetLimit(limit).SetProjection(bson.D{{Key: "address", Value: 1}, {Key: "seq", Value: 1}}))
+			if err != nil {
+				return err
+			}
+			return each(some, cursor, func(d *document) (bool, error) {
+				to, err := subject.ParseTokens(d.Address)
+				if err == nil {
+					a.notes.stored(to, mailbox.Sequence(d.Seq))
+				}
+				return true, err
+			})
+		})
+	}
+	return group.Wait()
 }
 
 // raise writes heads that may be new, and opens the users' mailboxes among them.

@@ -16,6 +16,7 @@
 //	routed    _id "<address tokens>/<to, 20 digits>/<from, 20 digits>": when a range was routed, and to which nodes
 //	receipts  _id "<key of a message>/<device>": the terminal state; the first insert wins
 //	records   _id, the record's own: what operators changed; (at)
+//	presence  _id "<user tokens>/<node>": what a node said of a user; attendances: what was told of each; nodes; marks
 //	facts     one document
 package mongodb
 
@@ -62,7 +63,7 @@ type Archive struct {
 	records   *mongo.Collection
 	about     *mongo.Collection // the facts; Ping writes there
 	clock     clock
-	notes     notes
+	notes     *notes
 	upgraded  chan struct{} // closed once mailboxes and the ledger's indexes are there
 	stop      context.CancelFunc
 	running   sync.WaitGroup // the keeper of notes, and an upgrade
@@ -95,38 +96,38 @@ func Open(ctx context.Context, uri, database string, facts archive.Facts) (*Arch
 		client: client, messages: db.Collection("messages"), cursors: db.Collection("cursors"),
 		mailboxes: db.Collection("mailboxes"), steps: db.Collection("steps"), routed: db.Collection("routed"),
 		receipts: db.Collection("receipts"), records: db.Collection("records"), about: db.Collection("facts"),
-		upgraded: make(chan struct{}),
+		notes: newNotes(), upgraded: make(chan struct{}),
 	}
-	complete, err := a.create(ctx, facts)
+	left, err := a.create(ctx, facts)
 	if err != nil {
 		return nil, errors.Join(err, a.disconnect())
 	}
-	a.run(complete)
+	a.run(left)
 	return a, nil
 }
 
 // run begins the goroutines that Close ends.
-func (a *Archive) run(complete bool) {
+func (a *Archive) run(left func(context.Context) error) {
 	ctx, stop := context.WithCancel(context.Background())
 	a.stop = stop
 	a.running.Go(func() { a.keep(ctx) })
-	if complete {
+	if left == nil {
 		close(a.upgraded)
 		return
 	}
-	a.running.Go(func() { a.upgrade(ctx) })
+	a.running.Go(func() { a.upgrade(ctx, left) })
 }
 
-// create makes what is missing in the database and reads what was decided when it was made. An existing database that
-// was made before there was a ledger is not complete: what it lacks can take minutes.
-func (a *Archive) create(ctx context.Context, wanted archive.Facts) (complete bool, err error) {
+// create makes what is missing in the database and reads what was decided when it was made. What is left to do in a
+// database that was made before there was a ledger can take minutes; nil: nothing.
+func (a *Archive) create(ctx context.Context, wanted archive.Facts) (left func(context.Context) error, err error) {
 	for _, index := range []mongo.IndexModel{
 		{Keys: bson.D{{Key: "address", Value: 1}, {Key: "id", Value: 1}}, Options: options.Index().SetUnique(true)},
 		{Keys: bson.D{{Key: "partition", Value: 1}, {Key: "archived", Value: 1}, {Key: "_id", Value: 1}}},
 		{Keys: bson.D{{Key: "partition", Value: 1}, {Key: "why", Value: 1}, {Key: "expires", Value: 1}}},
 	} {
 		if err := createIndex(ctx, a.messages, index); err != nil {
-			return false, err
+			return nil, err
 		}
 	}
 	_, err = a.about.InsertOne(ctx, bson.D{
@@ -134,24 +135,31 @@ func (a *Archive) create(ctx context.Context, wanted archive.Facts) (complete bo
 		{Key: "ledger", Value: int64(ledgerVersion)},
 	})
 	if err != nil && !mongo.IsDuplicateKeyError(err) {
-		return false, fmt.Errorf("mongodb: create facts: %w", err)
+		return nil, fmt.Errorf("mongodb: create facts: %w", err)
 	}
 	var stored struct {
 		Epoch      string `bson:"epoch"`
 		Partitions int    `bson:"partitions"`
 		Ledger     int64  `bson:"ledger"`
+		Upgraded   int64  `bson:"upgraded"` // when, ms since 1970; 0: it was made with a ledger
 	}
 	if err := a.about.FindOne(ctx, bson.D{{Key: "_id", Value: factsKey}}).Decode(&stored); err != nil {
-		return false, fmt.Errorf("mongodb: read facts: %w", err)
+		return nil, fmt.Errorf("mongodb: read facts: %w", err)
 	}
 	a.facts = archive.Facts{Epoch: stored.Epoch, Partitions: stored.Partitions}
 	if err := mailbox.Agree(a.facts, wanted); err != nil {
-		return false, err
+		return nil, err
+	}
+	if err := a.createPresenceIndexes(ctx); err != nil {
+		return nil, err
 	}
 	if stored.Ledger < ledgerVersion {
-		return false, nil
+		return a.makeLedger, nil
 	}
-	return true, a.createLedgerIndexes(ctx)
+	if time.Since(time.UnixMilli(stored.Upgraded)) < rolling {
+		left = func(ctx context.Context) error { return a.noteSince(ctx, stored.Upgraded-recent.Milliseconds(), 0) }
+	}
+	return left, a.createLedgerIndexes(ctx)
 }
 
 // Facts are the archive's epoch and partitions.

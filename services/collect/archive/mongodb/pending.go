@@ -42,17 +42,21 @@ type pending struct {
 	keys   bson.A    // of named
 }
 
-// Pending walks the users' mailboxes that are open, or looks at those that the filter names. What this process has stored
-// is seen at once; what another has, about a second later. A topic's User and a Device without its User are not looked at.
+// Pending walks the users' mailboxes that are open, or looks at those that the filter names. It sees what any process has
+// stored: the first page looks for what was not written to the mailboxes yet. A topic's User and a Device without its User
+// are not looked at.
 func (a *Archive) Pending(ctx context.Context, f admin.Filter, after admin.Place, now int64, limit int) ([]archive.Row, error) {
 	p := &pending{Archive: a, wanted: wanted(f, now), limit: limit}
 	walk := p.walkOpen
 	if f.User != "" || f.Topic != "" {
 		walk = p.walkNamed
 	}
-	err := a.flush(ctx)
+	err := a.whenUpgraded(ctx)
+	if err == nil && after.Address == "" {
+		err = a.catchUp(ctx)
+	}
 	if err == nil {
-		err = a.whenUpgraded(ctx)
+		err = a.flush(ctx)
 	}
 	if err == nil {
 		err = walk(ctx, f, after)

@@ -19,6 +19,9 @@ const (
 
 	upgradeChunk = 1000            // addresses listed at once
 	upgradePause = 5 * time.Second // before another try
+	// rolling is how long after the upgrade processes of the version before may still archive: what they do, no mailbox
+	// says. Whoever opens the database in that time reads what was archived since.
+	rolling = time.Hour
 
 	codeNotImplemented = 238
 )
@@ -75,9 +78,9 @@ func createIndex(ctx context.Context, in *mongo.Collection, index mongo.IndexMod
 
 // upgrade gives a database of before the ledger what it lacks, until it has succeeded or the archive is closed. Several
 // processes may do it at once, and each of them again: everything is an index or a hint that may be written twice.
-func (a *Archive) upgrade(ctx context.Context) {
+func (a *Archive) upgrade(ctx context.Context, left func(context.Context) error) {
 	for {
-		err := a.tryUpgrade(ctx)
+		err := left(ctx)
 		a.notes.upgrading(err)
 		if err == nil {
 			close(a.upgraded)
@@ -91,14 +94,15 @@ func (a *Archive) upgrade(ctx context.Context) {
 	}
 }
 
-func (a *Archive) tryUpgrade(ctx context.Context) error {
+// makeLedger is the upgrade of a database that has no ledger.
+func (a *Archive) makeLedger(ctx context.Context) error {
 	if err := a.createLedgerIndexes(ctx); err != nil {
 		return err
 	}
 	if err := a.listMailboxes(ctx); err != nil {
 		return fmt.Errorf("mongodb: list the mailboxes: %w", err)
 	}
-	done := bson.D{{Key: "$set", Value: bson.D{{Key: "ledger", Value: int64(ledgerVersion)}}}}
+	done := bson.D{{Key: "$set", Value: bson.D{{Key: "ledger", Value: int64(ledgerVersion)}, {Key: "upgraded", Value: time.Now().UnixMilli()}}}}
 	if _, err := a.about.UpdateOne(ctx, bson.D{{Key: "_id", Value: factsKey}}, done); err != nil {
 		return fmt.Errorf("mongodb: note the upgrade: %w", err)
 	}
