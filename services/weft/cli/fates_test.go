@@ -186,7 +186,7 @@ func TestNodesListsWhatAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines(t, out, "NODEA a 1", "NODEB b 2 127.0.0.1:8080", "1,200 900 50 MiB draining", "COLLECT c 0 2 of 4 sqlite 3.50 redis: no answer")
+	lines(t, out, "NODEA a 1", "NODEB b 2 127.0.0.1:8080 1,200 900 50 MiB draining", "COLLECT c 0 2 of 4 sqlite 3.50 redis: no answer")
 	words, _ := (&console{}).completeNodes(NewNodes(), []string{"already"}, "")
 	if len(words) != 0 {
 		t.Errorf("a second node is offered: %v", words)
