@@ -2,10 +2,13 @@ package archivetest
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/weftpush/weft/services/collect/archive"
+	"github.com/weftpush/weft/shared/admin"
 	"github.com/weftpush/weft/shared/history"
 	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/subject"
@@ -126,7 +129,7 @@ func randomHistory(s *suite) {
 		now:    time.UnixMilli(time.Now().UnixMilli()), // the archive counts in ms
 	}
 	steps := []func(){
-		c.stepAppend, c.stepAppend, c.stepAppend, c.stepRead, c.stepRange, c.stepOpen, c.stepAdvance, c.stepTime, c.stepPurge, c.stepReopen,
+		c.stepAppend, c.stepAppend, c.stepAppend, c.stepRead, c.stepRange, c.stepOpen, c.stepAdvance, c.stepTime, c.stepPurge, c.stepReopen, c.stepPending, c.stepScan,
 	}
 	for range 150 {
 		steps[c.random.IntN(len(steps))]()
@@ -248,4 +251,40 @@ func (c *chronicle) stepReopen() {
 			c.t.Errorf("the head of %s is %d after opening again; want %d", to, heads[to], len(c.model.mailboxes[to]))
 		}
 	}
+}
+
+// pending is what no device of its user has acknowledged. All cursors are alice's.
+func (m *model) pending(to subject.Address, now time.Time) (ids []string) {
+	handled := uint64(0)
+	for _, seq := range m.cursors[to] {
+		if to == user("alice") {
+			handled = max(handled, seq)
+		}
+	}
+	for i, h := range m.mailboxes[to] {
+		if seq := uint64(i + 1); seq > handled && h.entry(seq, now).Message != nil {
+			ids = append(ids, fmt.Sprintf("%s/%d=%s", to.Tokens(), seq, h.message.ID))
+		}
+	}
+	return ids
+}
+
+func (c *chronicle) stepPending() {
+	want := append(c.model.pending(user("a/b"), c.now), c.model.pending(user("alice"), c.now)...)
+	if got := listed(c.pending(admin.Filter{}, c.now)); got != strings.Join(want, " ") {
+		c.t.Errorf("pending are\n%s\nwant\n%s", got, strings.Join(want, " "))
+	}
+}
+
+// stepScan reads all rows there are, in pages.
+func (c *chronicle) stepScan() {
+	var want []string
+	for _, to := range c.places {
+		for _, h := range c.model.mailboxes[to] {
+			if !h.deleted {
+				want = append(want, to.String()+"/"+h.message.ID)
+			}
+		}
+	}
+	c.sameOrders(c.scanned(0, 0, math.MaxInt64, 1+c.random.IntN(30)), want)
 }

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/weftpush/weft/services/collect/archive"
+	"github.com/weftpush/weft/shared/admin"
 	"github.com/weftpush/weft/shared/history"
+	"github.com/weftpush/weft/shared/ledger"
 	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/subject"
 )
@@ -172,6 +174,28 @@ func cancelled(s *suite) {
 		"advance": func() error { return s.a.Advance(ctx, []history.Cursor{cursor("d", to, 1)}) },
 		"purge":   func() error { _, err := s.a.Purge(ctx, 0, archive.Policy{}, time.Now()); return err },
 		"ping":    func() error { return s.a.Ping(ctx) },
+		"asked":   func() error { _, err := s.a.Asked(ctx, []history.Cursor{cursor("d", to, 1)}); return err },
+		"settle": func() error {
+			_, err := s.a.Settle(ctx, []archive.Settled{{Message: text(to, "x"), State: message.StateExpired}})
+			return err
+		},
+		"lapsed": func() error { _, err := s.a.Lapsed(ctx, 0, 1, 1, 1); return err },
+		"close":  func() error { return s.a.CloseAsked(ctx, []archive.Lapsed{{Message: text(to, "x")}}) },
+		"route":  func() error { return s.a.Route(ctx, []ledger.Routed{{Address: to.Tokens(), From: 1, To: 1}}) },
+		"pending": func() error {
+			_, err := s.a.Pending(ctx, admin.Filter{}, admin.Place{}, 1, 1)
+			return err
+		},
+		"standing": func() error { _, err := s.a.Standing(ctx, []subject.Address{to}, ""); return err },
+		"devices":  func() error { _, err := s.a.Devices(ctx, "default", "a"); return err },
+		"find":     func() error { _, _, err := s.a.Find(ctx, "default", "x", 1); return err },
+		"steps":    func() error { _, err := s.a.Steps(ctx, to, 1); return err },
+		"rows":     func() error { _, err := s.a.Rows(ctx, to, 1, 1); return err },
+		"scan":     func() error { _, _, err := s.a.Scan(ctx, 0, 0, 1, "", 1); return err },
+		"settled":  func() error { _, err := s.a.SettledOf(ctx, to, 1, 1); return err },
+		"health":   func() error { _, err := s.a.Health(ctx); return err },
+		"record":   func() error { return s.a.Record(ctx, admin.Record{ID: "x"}) },
+		"records":  func() error { _, err := s.a.Records(ctx, admin.RecordsRequest{}); return err },
 	} {
 		if err := call(); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s with a cancelled context: %v", name, err)
