@@ -55,7 +55,8 @@ type Lapsed struct {
 type Inquiry interface {
 	// Pending returns messages above the cursor of every device of their user (of the filter's Device: above its own; of a
 	// topic: above the lowest cursor) that have not expired, in the order of address tokens and sequence, behind a place,
-	// at most limit. The filter's Reason is not looked at.
+	// at most limit. Without devices all of a user's mailbox is pending, and nothing of a topic's, or of a Device that has
+	// no place. The filter's Reason is not looked at; nor is User with Topic, or Device without User.
 	Pending(ctx context.Context, filter admin.Filter, after admin.Place, now int64, limit int) ([]Row, error)
 
 	// Standing returns the heads of addresses and the cursors that Pending goes by; device as in the filter.
@@ -98,7 +99,7 @@ type Row struct {
 // Standing is how far a mailbox is and how far it was handled.
 type Standing struct {
 	Head    uint64
-	Handled uint64 // the highest cursor of the user's devices; of topics and all the lowest cursor
+	Handled uint64 // the highest cursor of the user's devices; of topics and all the lowest cursor. There, and of one device, the head if there is none
 	Devices int    // that have a place
 }
 
