@@ -17,10 +17,8 @@ import (
 const (
 	// patienceWithServices is how long a question is repeated while services start, stop or move.
 	patienceWithServices = 30 * time.Second
-	// between two tries, and between two answers of several.
+	// askAgain is the time between two tries.
 	askAgain = 500 * time.Millisecond
-	// trickle is how long askEach waits for one more answer after the last: nodes answer from memory.
-	trickle = 400 * time.Millisecond
 )
 
 // ask sends a question to an endpoint of the operators' services and decodes the answer. The error is a *problem.Problem
@@ -51,8 +49,8 @@ func (k *console) unanswered(endpoint string, err error) error {
 	case errors.Is(err, context.Canceled):
 		return fmt.Errorf("stopped before %s answered: %w", endpoint, err)
 	case errors.Is(err, nats.ErrNoResponders):
-		return problem.New(problem.Unavailable, "nobody answers on %s at %s: %s; `weft doctor` shows what is missing",
-			subject.Admin(endpoint), k.where.name, missing(endpoint))
+		return problem.New(problem.Unavailable, "nobody answers on %s at %s: no collect runs there, or an older one; `weft doctor` shows what is missing",
+			subject.Admin(endpoint), k.where.name)
 	case !k.nc.IsConnected():
 		return problem.New(problem.Unavailable, "the connection to NATS at %s is lost: %v; `weft doctor` shows what is missing", k.where.name, err)
 	}
@@ -63,9 +61,20 @@ func (k *console) unanswered(endpoint string, err error) error {
 // askPatiently is ask that tries again for up to 30 s while the services are not there, as when they are rolled, and says so
 // once.
 func (k *console) askPatiently(ctx context.Context, endpoint string, question, answer any) error {
+	return k.patiently(ctx, func() error { return k.ask(ctx, endpoint, question, answer) })
+}
+
+// askWhole is askPatiently for a change: an answer that is under way when ctx ends is waited for, since nobody would know
+// otherwise what was done.
+func (k *console) askWhole(ctx context.Context, endpoint string, question, answer any) error {
+	return k.patiently(ctx, func() error { return k.ask(context.WithoutCancel(ctx), endpoint, question, answer) })
+}
+
+// patiently repeats what fails with a problem that may pass, for up to 30 s.
+func (k *console) patiently(ctx context.Context, try func() error) error {
 	began := k.now()
 	for told := false; ; told = true {
-		err := k.ask(ctx, endpoint, question, answer)
+		err := try()
 		if err == nil || !retryable(err) || k.now().Sub(began) > patienceWithServices {
 			return err
 		}
@@ -73,57 +82,10 @@ func (k *console) askPatiently(ctx context.Context, endpoint string, question, a
 			k.said.clear()
 			k.say("waiting: %v", err)
 		}
-		if err := pause(ctx, askAgain); err != nil {
-			return err
+		if pause(ctx, askAgain) != nil {
+			return fmt.Errorf("stopped while this went on: %w", err)
 		}
 	}
-}
-
-// askEach sends a question to an endpoint that every instance answers (admin.Nodes, admin.Check) and hands each answer's JSON
-// to take. It ends 400 ms after the last answer. That nobody answers is an error, as for ask.
-func (k *console) askEach(ctx context.Context, endpoint string, question any, take func([]byte) error) error {
-	body, err := json.Marshal(question)
-	if err != nil {
-		return fmt.Errorf("encode the question to %s: %w", endpoint, err)
-	}
-	inbox := k.nc.NewRespInbox()
-	replies, err := k.nc.SubscribeSync(inbox)
-	if err != nil {
-		return fmt.Errorf("ask %s: %w", endpoint, err)
-	}
-	defer func() { _ = replies.Unsubscribe() }() // the connection is closed soon
-	if err := k.nc.PublishRequest(subject.Admin(endpoint), inbox, body); err != nil {
-		return fmt.Errorf("ask %s: %w", endpoint, err)
-	}
-	wait := k.at.timeout
-	for {
-		next, cancel := context.WithTimeout(ctx, wait)
-		reply, err := replies.NextMsgWithContext(next)
-		cancel()
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case errors.Is(err, context.DeadlineExceeded) && wait == trickle:
-			return nil
-		case err != nil:
-			return k.unanswered(endpoint, err)
-		}
-		wait = trickle
-		if rpc.Refused(reply) != nil { // one that can't say does not hide those that can
-			continue
-		}
-		if err := take(reply.Data); err != nil {
-			return err
-		}
-	}
-}
-
-// missing says which service an endpoint is missing without.
-func missing(endpoint string) string {
-	if endpoint == "nodes" {
-		return "no push node runs there"
-	}
-	return "no collect runs there, or one that is older than this command"
 }
 
 // pause waits, unless ctx ends first.

@@ -8,8 +8,8 @@
 //
 //   - newConsole(c) puts --nats, --context, --data, --timeout and --output on the command; changes() adds --note to one that
 //     changes something. In RunE: open() checks them and connects, close() ends it.
-//   - ask, askPatiently (again for 30 s while services move) and askEach (all instances answer: nodes, check) put a
-//     question to shared/admin's endpoints; errors say what is missing. by() is who asks, for admin.By.
+//   - ask and askPatiently (again for 30 s while services move) put a question to shared/admin's endpoints that any collect
+//     answers; errors say what is missing. rpc.Gather asks all (nodes, check). by() is who asks, for admin.By.
 //   - out and said are the screens of standard output and error: terminal or not, width, colours. line(out, …) and jsonLine
 //     write results; say(…) writes to the person. json() chooses.
 //   - table aligns columns and cuts what is marked so for narrow terminals; clock, age, lasting, sized1000, many and thousands

@@ -110,7 +110,7 @@ func readAgo(text string) (time.Duration, bool) {
 	return sum + rest, true
 }
 
-// bytes is a size for a person: 312, 4.1k, 2.5M.
+// sized1000 is a size for a person: 312, 4.1k, 2.5M.
 func sized1000(n int) string {
 	for _, unit := range []struct {
 		size   int
