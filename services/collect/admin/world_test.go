@@ -245,3 +245,8 @@ func (f *faulty) failRecords(fail func(admin.Record) error) {
 	defer f.mu.Unlock()
 	f.records = fail
 }
+
+// opening asks where a device of a user stands in another mailbox.
+func opening(user subject.Address, device string, in subject.Address) history.OpenRequest {
+	return history.OpenRequest{Tenant: user.Tenant, User: user.ID, Device: device, Addresses: []string{in.Tokens()}}
+}
