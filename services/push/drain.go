@@ -19,29 +19,66 @@ func (n *Service) Drain(ctx context.Context) error {
 	if n.cfg.Drain == 0 {
 		return nil
 	}
-	limit := time.NewTimer(n.cfg.Drain + drainGrace)
-	defer limit.Stop()
-	n.depart(time.Now().Add(n.cfg.Drain))
-	asked := n.all()
-	n.log.Info("draining", "sessions", len(asked), "within", n.cfg.Drain)
-	for _, s := range asked {
-		s.askToLeave()
+	asked := n.askAllToLeave()
+	if len(n.all()) == 0 {
+		return nil
 	}
+	limit := time.NewTimer(time.Until(time.UnixMilli(n.until.Load()).Add(drainGrace)))
+	defer limit.Stop()
 	select {
 	case <-n.emptied:
 		return nil
 	case <-ctx.Done():
 	case <-limit.C:
 	}
-	return fmt.Errorf("push: %d of %d sessions have not left; they are closed", len(n.all()), len(asked))
+	return fmt.Errorf("push: %d of %d sessions have not left; they are closed", len(n.all()), asked)
 }
 
-// depart lets no session open from here on. Sessions that are opening are told in their welcome's company.
-func (n *Service) depart(until time.Time) {
+// drainForGood does the same for an operator, and returns how many sessions were asked: the process stays, and takes no
+// session any more; who has not left in time is closed. Asking twice changes nothing.
+func (n *Service) drainForGood() (asked int) {
+	if n.Departed() {
+		return len(n.all())
+	}
+	asked = n.askAllToLeave()
+	n.tasks.Go(func() {
+		limit := time.NewTimer(n.cfg.Drain + drainGrace)
+		defer limit.Stop()
+		select {
+		case <-n.emptied: // also when Run ends
+		case <-limit.C:
+			n.closeAll()
+		}
+	})
+	return asked
+}
+
+// askAllToLeave lets no session open from here on and asks those that are open, unless that has been done, and returns how
+// many there are.
+func (n *Service) askAllToLeave() int {
+	first := n.depart(time.Now().Add(n.cfg.Drain))
+	asked := n.all()
+	if first {
+		n.log.Info("draining", "sessions", len(asked), "within", n.cfg.Drain)
+		for _, s := range asked {
+			s.askToLeave()
+		}
+	}
+	return len(asked)
+}
+
+// Departed implements service.Departer: the node drains, or has.
+func (n *Service) Departed() bool { return n.until.Load() != 0 }
+
+// depart lets no session open from here on, and says whether it is the first to do so. Sessions that are opening are told
+// in their welcome's company.
+func (n *Service) depart(until time.Time) (first bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.until.Store(until.UnixMilli())
-	n.noteEmpty()
+	if first = n.until.CompareAndSwap(0, until.UnixMilli()); first {
+		n.noteEmpty()
+	}
+	return first
 }
 
 // noteEmpty tells Drain that the last session has left. n.mu is held.

@@ -78,6 +78,7 @@ func (n *Service) fillLanes(ctx context.Context) error {
 		if !ok {
 			continue
 		}
+		n.counts.filled.Add(1)
 		items, head, err := n.page(ctx, l.to, after, upTo, room)
 		if err != nil && ctx.Err() == nil {
 			n.faults.Note("read a mailbox", err)

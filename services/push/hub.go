@@ -22,6 +22,7 @@ const (
 type hub struct {
 	seed       maphash.Seed
 	generation atomic.Uint64 // of the last mailbox that began
+	users      atomic.Int64  // that have a mailbox here
 	shards     [shards]shard
 }
 
@@ -68,6 +69,9 @@ func (h *hub) join(l *lane) *mailbox {
 	if m == nil {
 		m = &mailbox{to: l.to, generation: h.generation.Add(1), lanes: make(map[*lane]struct{}, 1), compared: time.Now()}
 		s.mailboxes[l.to] = m
+		if l.to.Kind == subject.User {
+			h.users.Add(1)
+		}
 	}
 	l.head = m.known()
 	m.lanes[l] = struct{}{}
@@ -88,6 +92,9 @@ func (h *hub) leave(l *lane) (last *route.Registration) {
 		return nil
 	}
 	delete(s.mailboxes, l.to)
+	if l.to.Kind == subject.User {
+		h.users.Add(-1)
+	}
 	return &route.Registration{Address: l.to, Generation: m.generation}
 }
 

@@ -64,6 +64,11 @@ func (n *Service) subscribe() (stop func(), err error) {
 // takeFrame gives each message of a frame to the sessions of its address, then answers: the messages are in the
 // sessions' hands, or will be read from the archive by them. It waits for no client.
 func (n *Service) takeFrame(frame *nats.Msg) {
+	n.counts.frames.Add(1)
+	if frame.Header.Get(node.HeaderReplay) != "" {
+		n.takeReplay(frame)
+		return
+	}
 	entries, err := message.DecodeEntries(frame.Data)
 	if err != nil {
 		n.faults.Note("read a frame", err)
@@ -100,6 +105,15 @@ func (n *Service) takeOrder(msg *nats.Msg) {
 			n.refuse(msg, problem.From(err))
 			return
 		}
+	case node.Kick:
+		n.reply(msg, object(node.Kicked{Sessions: n.kick(order)}))
+		return
+	case node.Drain:
+		n.reply(msg, object(node.Drained{Sessions: n.drainForGood()}))
+		return
+	case node.Sessions:
+		n.reply(msg, object(n.described(order)))
+		return
 	default:
 		n.faults.Note("obey an order", fmt.Errorf("unknown order %q", order.Op))
 		return
@@ -116,16 +130,22 @@ func (n *Service) replace(id, by string) {
 
 // refuse answers that an order can't be obeyed.
 func (n *Service) refuse(msg *nats.Msg, p *problem.Problem) {
+	if msg.Reply == "" {
+		return
+	}
 	if err := msg.RespondMsg(rpc.Refusal(p)); err != nil {
 		n.faults.Note("answer on "+msg.Subject, err)
 	}
 }
 
-func (n *Service) answer(msg *nats.Msg) {
+func (n *Service) answer(msg *nats.Msg) { n.reply(msg, nil) }
+
+// reply answers a request, unless nobody waits for that.
+func (n *Service) reply(msg *nats.Msg, body []byte) {
 	if msg.Reply == "" {
 		return
 	}
-	if err := msg.Respond(nil); err != nil {
+	if err := msg.Respond(body); err != nil {
 		n.faults.Note("answer on "+msg.Subject, err)
 	}
 }

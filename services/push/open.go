@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unique"
 
 	"github.com/nats-io/nats.go"
 
@@ -49,7 +51,7 @@ func (n *Service) open(ctx context.Context, v visitor, who *identity.Identity) (
 		return nil, err
 	}
 	s := n.newSession(user, device, v.out, v.began, who)
-	s.mute = v.mute
+	s.mute, s.client = v.mute, unique.Make(clientName(v.hello.Client))
 	if !n.admit(s) {
 		return nil, leaving()
 	}
@@ -75,6 +77,7 @@ func (n *Service) open(ctx context.Context, v visitor, who *identity.Identity) (
 		n.close(ctx, s)
 		return nil, err
 	}
+	n.counts.opened.Add(1)
 	return s, nil
 }
 
@@ -82,12 +85,19 @@ func (n *Service) open(ctx context.Context, v visitor, who *identity.Identity) (
 // device, the later one has it.
 func newID(began time.Time) string { return fmt.Sprintf("%013d-%.16s", began.UnixMilli(), rand.Text()) }
 
+// began is the time at which the connection of a session began, in ms since 1970.
+func began(id string) int64 {
+	at, _, _ := strings.Cut(id, "-")
+	ms, _ := strconv.ParseInt(at, 10, 64) // newID wrote it
+	return ms
+}
+
 // newSession is a session that is not open.
 func (n *Service) newSession(user subject.Address, device string, out transport, began time.Time, who *identity.Identity) *session {
 	now, pauses := time.Now(), n.pulse.check().pauses
 	return &session{
 		id: newID(began), user: user, device: device, node: n, out: out, who: who,
-		heard: now, asked: pauses, echoed: pauses, vouched: pauses,
+		client: unique.Make(""), heard: now, asked: pauses, echoed: pauses, vouched: pauses,
 	}
 }
 

@@ -63,7 +63,7 @@ func (p *places) begin(welcome *protocol.FromServer) {
 func (p *places) set(ch string, seq uint64, keep bool) {
 	for i := range p.list {
 		if p.list[i].ch == ch {
-			p.list[i].seq = seq
+			p.list[i].seq = max(p.list[i].seq, seq) // a message that is sent again is no step back
 			return
 		}
 	}

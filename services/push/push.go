@@ -46,6 +46,9 @@ type Service struct {
 	shared   singleflight.Group // reads of shared addresses under way
 	sweeping chan struct{}      // has room for one: sweep now
 
+	counts  counts
+	started time.Time
+
 	tasks sync.WaitGroup // readers and writers of connections
 	pulse *pulse
 	gate  *gate
@@ -71,6 +74,7 @@ func New(cfg Config, nc *nats.Conn, log *slog.Logger) (*Service, error) {
 		id: id, cfg: cfg, nc: nc, log: log, greeting: greetTimeout, keeping: keepEvery,
 		faults:   service.NewFaults(log),
 		ready:    make(chan struct{}),
+		started:  time.Now(),
 		hub:      newHub(),
 		fills:    newFillQueue(),
 		sweeping: make(chan struct{}, 1),
@@ -108,7 +112,7 @@ func (n *Service) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("push: %w", err)
 	}
-	stop, err := n.subscribe()
+	stop, err := n.listen()
 	if err != nil {
 		return errors.Join(err, n.listener.Close())
 	}

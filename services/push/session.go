@@ -4,6 +4,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unique"
 
 	"github.com/weftpush/weft/shared/identity"
 	"github.com/weftpush/weft/shared/problem"
@@ -45,6 +46,7 @@ type session struct {
 	device string
 	node   *Service
 	out    transport
+	client unique.Handle[string] // what the client calls itself: most share a few names
 
 	mu        sync.Mutex // protects everything below, the lanes included
 	who       *identity.Identity
@@ -218,6 +220,9 @@ func (s *session) turn() (batch [][]byte, ask uint32, end *ending) {
 		return nil, 0, nil
 	}
 	batch = s.outbox
+	if s.end == nil {
+		s.node.counts.sent.Add(uint64(len(batch) - s.control)) //nolint:gosec // control objects are in the batch
+	}
 	s.outbox, s.control, s.going = nil, 0, s.queued
 	s.draining = len(batch) > 0
 	return batch, 0, s.end
@@ -273,6 +278,7 @@ func (s *session) acknowledged(ch string, seq uint64) (*lane, *problem.Problem) 
 // raise raises the cursor of a lane, unless it is there already.
 func (s *session) raise(l *lane, seq uint64) {
 	if seq > l.acked {
+		s.node.counts.acked.Add(1)
 		s.node.acks.add(s.user, s.device, l.to, seq)
 		s.free(l.ack(seq))
 	}

@@ -130,6 +130,8 @@ func verdict(err error) (protocol.CloseCode, *problem.Problem) {
 		return protocol.CloseTooLarge, p
 	case problem.Unavailable, problem.Busy, problem.InternalFault:
 		return protocol.CloseBackOff, p
+	case problem.Kicked:
+		return kickCode(p), p
 	case problem.Draining:
 		return protocol.CloseDraining, p
 	default:

@@ -32,6 +32,11 @@ type Drainer interface {
 	Drain(ctx context.Context) error
 }
 
+// Departer is a service that can be told, while it runs, to take no new work. It is not ready any more then.
+type Departer interface {
+	Departed() bool
+}
+
 const (
 	// stopLimit bounds how long Run may take to return once its ctx has ended, whatever does not answer. With push's
 	// drain of 10 s and its grace that stays below the 30 s after which Kubernetes kills.
@@ -212,6 +217,10 @@ func serveAdmin(ctx context.Context, address string, stopping <-chan struct{}, s
 			case <-s.Ready():
 			default:
 				http.Error(w, "starting", http.StatusServiceUnavailable)
+				return
+			}
+			if d, ok := s.(Departer); ok && d.Departed() {
+				http.Error(w, "drained", http.StatusServiceUnavailable)
 				return
 			}
 		}
