@@ -102,6 +102,7 @@ type Archive interface {
 	Ledger
 	Inquiry
 	Records
+	Presence
 
 	// Facts are the archive's epoch and partitions.
 	Facts() Facts

@@ -80,6 +80,14 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"records of operators", records},
 		{"cancelled contexts", cancelled},
 		{"random history", randomHistory},
+		{"presence by what nodes report", presenceReports},
+		{"presence has a time of grace", presenceGrace},
+		{"presence of those that a node does not name again", presenceRest},
+		{"presence at a silent node", presenceSilence},
+		{"presence is decided once", presenceAttend},
+		{"presence is forgotten", presenceForget},
+		{"presence in any order", presenceRandom},
+		{"marks of partitions", marks},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			store := open(t)
