@@ -27,8 +27,8 @@ const (
 	openTimeout = 10 * time.Second
 	// upgradeTimeout is how long an opening waits while another process may be upgrading the file: for some 100 million messages.
 	upgradeTimeout = 10 * time.Minute
-	openPause   = 10 * time.Millisecond // between two attempts to open
-	readers     = 4                     // connections for reading
+	openPause      = 10 * time.Millisecond // between two attempts to open
+	readers        = 4                     // connections for reading
 )
 
 // ErrClosed is the error of a write after Close.

@@ -211,3 +211,27 @@ func TestNewerIsRefused(t *testing.T) {
 		t.Errorf("it was refused after %v", waited)
 	}
 }
+
+// Who finds a file of before locked may have to wait for an upgrade, which takes longer than any other transaction.
+func TestLockedWhileUpgraded(t *testing.T) {
+	made := filepath.Join(t.TempDir(), "weft.db")
+	openAll(t, made, archive.Facts{Partitions: 2})
+	for path, want := range map[string]bool{older(t): true, made: false} {
+		upgrading, err := newWriter(t.Context(), path, source(t, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := upgrading.begin(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		_, err = Open(ctx, path, archive.Facts{Partitions: 2})
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errUpgrade) != want {
+			t.Errorf("a locked file opened: %v; to be upgraded: %v", err, want)
+		}
+		if err := errors.Join(upgrading.end(context.WithoutCancel(t.Context()), nil), upgrading.close()); err != nil {
+			t.Error(err)
+		}
+	}
+}
