@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -63,7 +64,7 @@ func (t *target) locate(c *cobra.Command) (located, error) {
 	if named == "" && url == "" {
 		m, err := manifest.Read(t.from.data)
 		if err == nil {
-			return located{url: m.NATS, name: m.NATS}, nil
+			return located{url: m.NATS, name: unsaid(m.NATS)}, nil
 		}
 		if named = selectedContext(); named == "" || data {
 			_, err := t.from.running("--nats or --context")
@@ -80,11 +81,29 @@ func (t *target) locate(c *cobra.Command) (located, error) {
 	s.URL = cmp.Or(url, s.URL, nats.DefaultURL)
 	s.overlay()
 	options, err := s.options()
-	l := located{url: s.URL, name: s.URL, context: named, options: options}
+	l := located{url: s.URL, name: unsaid(s.URL), context: named, options: options}
 	if named != "" {
-		l.name = fmt.Sprintf("context %s (%s)", named, s.URL)
+		l.name = fmt.Sprintf("context %s (%s)", named, l.name)
 	}
 	return l, err
+}
+
+// unsaid is URLs for people, without their passwords and tokens.
+func unsaid(urls string) string {
+	list := strings.Split(urls, ",")
+	for i, one := range list {
+		scheme, rest, ok := strings.Cut(one, "://")
+		if !ok {
+			scheme, rest = "", one
+		} else {
+			scheme += "://"
+		}
+		if at := strings.LastIndexByte(rest, '@'); at >= 0 {
+			rest = rest[at+1:]
+		}
+		list[i] = scheme + rest
+	}
+	return strings.Join(list, ",")
 }
 
 // dial finds the NATS that is meant and connects.

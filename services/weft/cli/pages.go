@@ -82,9 +82,6 @@ type selection struct {
 	since, until moment
 }
 
-// selectionFlags are the names of its flags.
-var selectionFlags = []string{"tenant", "user", "topic", "device", "type", "since", "until", "reason"}
-
 func (s *selection) flags(k *console) {
 	s.since.now, s.until.now = k.now, k.now
 	f := k.command.Flags()

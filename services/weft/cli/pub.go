@@ -8,7 +8,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 
 	"github.com/weftpush/weft/shared/client"
@@ -23,13 +22,11 @@ const (
 
 // publication is what `weft pub` was told.
 type publication struct {
-	from    fabric
+	at      target
 	output  output
-	server  string
 	tenant  string
 	door    string
 	file    string
-	timeout time.Duration
 	ttl     time.Duration
 	id      string
 	kind    string
@@ -47,7 +44,8 @@ func NewPub() *cobra.Command {
 
 Through the request door (the default) the command ends when the archive has the message, and tells its sequence.
 Through the stream door it ends when the stream has it: faster, and a refusal is then a receipt and a quarantine entry.
-The same --id again is the same message: it is safe to repeat.`,
+The same --id again is the same message: it is safe to repeat.
+` + whereHelp,
 		Example: `  weft pub user:alice '{"hello":1}'
   weft pub topic:news '{"n":1}' --type news.item --id item-17 --ttl 24h
   weft pub all 'maintenance at noon' --content-type text/plain
@@ -57,19 +55,18 @@ The same --id again is the same message: it is safe to repeat.`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: p.run,
 	}
-	p.from.flags(c)
+	p.at.flags(c)
 	p.output.flags(c)
 	f := c.Flags()
-	f.StringVar(&p.server, "nats", "", "NATS server `URL`; that of the fabric on this machine if it is not given")
 	f.StringVar(&p.tenant, "tenant", subject.DefaultTenant, "tenant of the address")
 	f.StringVar(&p.door, "door", requestDoor, "`door`: request or stream")
 	f.StringVar(&p.file, "file", "", "read the payload from a `file`; - is standard input")
-	f.DurationVar(&p.timeout, "timeout", 10*time.Second, "how long to wait for the answer")
 	f.DurationVar(&p.ttl, "ttl", 0, "the message expires undelivered after this `time`; never if it is not given")
 	f.StringVar(&p.id, "id", "", "id of the message; one is made if it is not given")
 	f.StringVar(&p.kind, "type", "", "what happened, such as order.shipped")
 	f.StringVar(&p.content, "content-type", "", "what the payload is; JSON if it is not given")
 	f.BoolVar(&p.receipt, "receipt", false, "ask for a receipt of each device of the user: delivered, expired or deleted")
+	complete(c, "door", func() []string { return []string{requestDoor, streamDoor} })
 	return Usage(c)
 }
 
@@ -85,12 +82,12 @@ func (p *publication) run(c *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	nc, err := p.connect()
+	nc, _, err := p.at.dial(c)
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	ctx, cancel := context.WithTimeout(c.Context(), p.timeout)
+	ctx, cancel := context.WithTimeout(c.Context(), p.at.timeout)
 	defer cancel()
 	if p.door == streamDoor {
 		ack, err := client.NewPublisher(nc).Publish(ctx, to, payload, p.options(c)...)
@@ -129,21 +126,6 @@ func (p *publication) payload(args []string, stdin io.Reader) ([]byte, error) {
 		return nil, fmt.Errorf("read the payload: %w", err)
 	}
 	return payload, nil
-}
-
-func (p *publication) connect() (*nats.Conn, error) {
-	if p.server == "" {
-		m, err := p.from.running("--nats")
-		if err != nil {
-			return nil, err
-		}
-		p.server = m.NATS
-	}
-	nc, err := nats.Connect(p.server, nats.Name("weft pub"), nats.Timeout(p.timeout))
-	if err != nil {
-		return nil, fmt.Errorf("connect to NATS: %w; is the fabric running?", err)
-	}
-	return nc, nil
 }
 
 // options are the headers that were asked for: a flag that was given is sent as it is, so that the fabric can say

@@ -61,7 +61,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.AddGroup(&cobra.Group{ID: running, Title: "Run a fabric:"}, &cobra.Group{ID: using, Title: "Use it:"}, &cobra.Group{ID: operating, Title: "Operate it:"})
 	for group, list := range map[string][]*cobra.Command{
 		using:     {cli.NewPub(), cli.NewListen(), cli.NewToken()},
-		operating: {cli.NewTrace(), cli.NewUser(), cli.NewNodes(), cli.NewTop(), cli.NewTail(), cli.NewKick(), cli.NewDrain(), cli.NewDoctor()},
+		operating: {cli.NewUndelivered(), cli.NewReplay(), cli.NewQuarantine(), cli.NewAudit(), cli.NewTrace(), cli.NewUser(), cli.NewNodes(), cli.NewTop(), cli.NewTail(), cli.NewKick(), cli.NewDrain(), cli.NewDoctor()},
 	} {
 		for _, c := range list {
 			c.GroupID = group
