@@ -81,7 +81,7 @@ func TestSameIDAgain(t *testing.T) {
 	if len(receipts) != 1 || receipts[0].Subject != "weft.receipt.default.user.alice" {
 		t.Fatalf("receipts: %v", receipts)
 	}
-	if r := decode[message.Receipt](t, receipts[0].Data); r.ID != "a" || r.State != message.StateQuarantined || r.Reason != problem.Conflict || r.To != "user:alice" {
+	if r := decode[message.Receipt](t, receipts[0].Data); r.ID != "a" || r.State != message.StateQuarantined || r.Reason != problem.Conflict || r.To != "user:alice" || r.Receipt != receipts[0].Header.Get("Nats-Msg-Id") {
 		t.Errorf("%+v", r)
 	}
 	w.logged(4)

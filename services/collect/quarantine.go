@@ -44,7 +44,7 @@ func (t *term) setAside(ctx context.Context, in *intake) error {
 		id = in.message.ID
 	}
 	receipt, err := json.Marshal(message.Receipt{
-		ID: id, To: named(tokens, in.delivery.Subject()), State: message.StateQuarantined, At: time.Now().UnixMilli(),
+		Receipt: in.place, ID: id, To: named(tokens, in.delivery.Subject()), State: message.StateQuarantined, At: time.Now().UnixMilli(),
 		Reason: in.refusal.Code, Message: cut(in.refusal.Message, detailMost),
 	})
 	if err != nil {

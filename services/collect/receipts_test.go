@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"github.com/weftpush/weft/shared/history"
 	"github.com/weftpush/weft/shared/ledger"
 	"github.com/weftpush/weft/shared/message"
+	weftv1 "github.com/weftpush/weft/shared/proto/weft/v1"
 	"github.com/weftpush/weft/shared/subject"
 )
 
@@ -398,5 +400,42 @@ func TestRoutesAreNoted(t *testing.T) {
 		if err != nil || steps.Routed == nil || steps.Routed.At != 7 || !slices.Equal(steps.Routed.Nodes, []string{"a", "b"}) {
 			t.Errorf("%d: %+v, %v", seq, steps.Routed, err)
 		}
+	}
+}
+
+// TestReceiptsAreAskedForAtEveryDoor. An id that comes again is the first message, whether or not it asks now.
+func TestReceiptsAreAskedForAtEveryDoor(t *testing.T) {
+	d := newDoor(t)
+	for _, m := range []string{`{"to":"user:alice","id":"post","data":1,"receipt":"delivered"}`, `{"to":"user:alice","id":"plain","data":1}`} {
+		if status, _, body := d.post("good", m); status != http.StatusOK {
+			t.Fatalf("%d %s", status, body)
+		}
+	}
+	d.archived(subject.Publish(alice), `1`, "Weft-Id", "request", "weft-receipt", "delivered")
+	d.publish(subject.In(alice), `1`, "Weft-Id", "stream", "WEFT-RECEIPT", "delivered")
+	d.publish(subject.In(alice), `1`, "Weft-Id", "plain", "Weft-Receipt", "delivered")
+	d.publish(subject.In(alice), `1`, "Weft-Id", "post")
+	d.publish(subject.In(subject.Address{Tenant: "default", Kind: subject.Topic, ID: "news"}), `1`, "Weft-Id", "topic", "Weft-Receipt", "delivered")
+	d.drained()
+	c := newCounter(t)
+	if _, err := c.publisher("good").Publish(limit(t), &weftv1.PublishRequest{To: "user:alice", Id: "call", Data: []byte("1"), Receipt: "delivered"}); err != nil {
+		t.Fatal(err)
+	}
+	asked := map[string]bool{}
+	for _, w := range []*world{d.world, c.world} {
+		for _, m := range w.logEntries() {
+			if before, twice := asked[m.ID]; twice && before != m.Receipt {
+				t.Errorf("%s asked and did not ask", m.ID)
+			}
+			asked[m.ID] = m.Receipt
+		}
+	}
+	for id, want := range map[string]bool{"post": true, "request": true, "stream": true, "call": true, "plain": false} {
+		if got, archived := asked[id]; got != want || !archived {
+			t.Errorf("%s asks: %v, want %v", id, got, want)
+		}
+	}
+	if _, archived := asked["topic"]; archived || d.count(fabric.QuarantineStream) != 1 {
+		t.Error("receipts of a topic's devices are not refused")
 	}
 }
