@@ -250,3 +250,13 @@ func (f *faulty) failRecords(fail func(admin.Record) error) {
 func opening(user subject.Address, device string, in subject.Address) history.OpenRequest {
 	return history.OpenRequest{Tenant: user.Tenant, User: user.ID, Device: device, Addresses: []string{in.Tokens()}}
 }
+
+// storeAtOnce archives messages to one address, and does not log them.
+func (w *world) storeAtOnce(messages []*message.Message) {
+	w.t.Helper()
+	for _, m := range messages {
+		m.At, m.ContentType, m.Payload = time.Now().UnixMilli(), message.JSON, []byte(`1`)
+	}
+	_, err := w.archive.Append(w.t.Context(), subject.Partition(messages[0].To, partitions), messages, archive.Heads{})
+	w.must(err)
+}
