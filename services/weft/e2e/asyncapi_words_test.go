@@ -235,6 +235,7 @@ func tags(t *testing.T, folder, name string) []string {
 var amongServices = []string{
 	"PublishAll", "Nodes", "AuthVerify", "AuthIssue", "HistoryRead", "HistoryOpen", "HistoryHeads", "AckAll", "QuarantineAll",
 	"ReceiptAll", "InMapping", "PartitionMapping", "InPartition", "InFilter", "MsgFilter", "Collect", "Node", "NodeControl", "Ack",
+	"Routed", "RoutedAll",
 }
 
 // channels are the others, with the address that asyncapi.yaml has for them.
