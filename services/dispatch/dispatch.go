@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weftpush/weft/shared/fabric"
@@ -67,6 +68,14 @@ func (s *Service) Run(ctx context.Context) error {
 	s.peers = newPeers(s)
 	s.trials = partition.NewTrials(s.js, stage)
 	s.reports = newReports(facts.Epoch)
+	// Without endpoints: it only shows who is there.
+	shown, err := micro.AddService(s.nc, micro.Config{
+		Name: "weft-dispatch", Version: "0.1.0", Description: "routes", Metadata: map[string]string{"instance": s.id},
+	})
+	if err != nil {
+		return fmt.Errorf("dispatch: %w", err)
+	}
+	defer func() { _ = shown.Stop() }() // fails on a connection that is gone
 	own := partition.Config{Stage: stage, Instance: s.id, Partitions: facts.Partitions, Log: s.log}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.tend(ctx) })

@@ -223,6 +223,8 @@ type fake struct {
 	deaf   bool                 // it answers no frames
 	hold   <-chan struct{}      // frames are answered when it is closed
 	forget bool                 // frames are not written down
+	fates  map[string]node.Fate // of what is replayed; sent where it names none
+	runs   string               // the replay that came last
 }
 
 // node starts a node that listens; with a lease if it is leased, and the routes of the addresses.
@@ -276,13 +278,36 @@ func (n *fake) frame(m *nats.Msg) {
 		}
 	}
 	dumb, hold := n.dumb || n.deaf, n.hold
+	answer := n.replayed(m, entries)
 	n.mu.Unlock()
 	if hold != nil {
 		<-hold
 	}
 	if !dumb && m.Reply != "" {
-		_ = m.Respond(nil)
+		_ = m.Respond(answer)
 	}
+}
+
+// replayed is the answer to a frame, which says something only of a replay. n.mu is held.
+func (n *fake) replayed(m *nats.Msg, entries []message.Addressed) []byte {
+	run := m.Header.Get(node.HeaderReplay)
+	if run == "" {
+		return nil
+	}
+	n.runs = run
+	var r node.Replayed
+	for _, e := range entries {
+		fate, told := n.fates[fmt.Sprintf("%s/%d", e.To, e.From)]
+		if !told {
+			fate = node.FateSent
+		}
+		r.Fates = append(r.Fates, fate)
+	}
+	body, err := json.Marshal(r)
+	if err != nil {
+		n.w.t.Error(err)
+	}
+	return body
 }
 
 func (n *fake) order(m *nats.Msg) {

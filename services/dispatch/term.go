@@ -47,6 +47,7 @@ func (s *Service) own(ctx context.Context, p int) error {
 	group.Go(func() error {
 		return partition.Read(ctx, s.js, fabric.MsgStream(p), fabric.DispatchConsumer, t.log)
 	})
+	group.Go(func() error { return t.replays(ctx) })
 	group.Go(func() error {
 		defer t.out.running.Wait()
 		for {
