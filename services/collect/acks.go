@@ -75,6 +75,7 @@ func (s *Service) takeReports(ctx context.Context, consumer jetstream.Consumer) 
 	}{
 		{"raise cursors", subject.AckAll, s.takeAcks},
 		{"note routes", subject.RoutedAll, s.takeRouted},
+		{"note who is where", subject.PresenceAll, s.takePresence},
 	} {
 		var of, others []jetstream.Msg
 		for _, msg := range rest {

@@ -19,6 +19,9 @@ type Config struct {
 	Limits     message.Limits
 	Policy     archive.Policy
 	PurgeEvery time.Duration
+
+	OfflineAfter     time.Duration // a user counts as offline who has been gone for this long
+	UndeliveredAfter time.Duration // a message that nobody acknowledged for this long is told; 0: none is
 }
 
 // DefaultConfig is the configuration when nothing is said.
@@ -39,6 +42,8 @@ func (c *Config) Flags(fs *flag.FlagSet) {
 	fs.DurationVar(&c.Policy.Retention, "retention", 30*24*time.Hour, "how long messages are kept")
 	fs.DurationVar(&c.Policy.MinAge, "purge-min-age", 24*time.Hour, "nothing is purged sooner than this after it was archived")
 	fs.DurationVar(&c.PurgeEvery, "purge-every", time.Hour, "how often expired and old messages are purged")
+	fs.DurationVar(&c.OfflineAfter, "offline-after", 10*time.Second, "a user who is back within this was never offline, for the events")
+	fs.DurationVar(&c.UndeliveredAfter, "undelivered-after", 10*time.Minute, "a message that no device acknowledged for this long is told as an event; 0: none is")
 }
 
 // check says what is wrong with the configuration and how to mend it.
@@ -50,6 +55,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("-max-payload %d is not between 1 and %d", c.Limits.Payload, maxPayload)
 	case c.Policy.Retention <= 0 || c.PurgeEvery <= 0 || c.Policy.MinAge < 0:
 		return fmt.Errorf("-retention and -purge-every must be above 0, -purge-min-age not below")
+	case c.OfflineAfter < 0 || c.UndeliveredAfter < 0:
+		return fmt.Errorf("-offline-after %s and -undelivered-after %s must not be negative", c.OfflineAfter, c.UndeliveredAfter)
 	}
 	return nil
 }

@@ -79,6 +79,11 @@ func (s *Service) own(ctx context.Context, p int) error {
 	group.Go(func() error { return t.run(ctx) })
 	group.Go(func() error { return t.purge(ctx) })
 	group.Go(func() error { return t.settle(ctx) })
+	group.Go(func() error { return s.announce(ctx, p) })
+	group.Go(func() error { return s.lookForWaiting(ctx, p) })
+	if p == 0 {
+		group.Go(func() error { return s.probeNodes(ctx) })
+	}
 	err = group.Wait()
 	t.closeDoor(sub)
 	return err
