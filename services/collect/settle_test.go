@@ -71,6 +71,7 @@ func TestATermSettlesWhatExpires(t *testing.T) {
 	w.archived(subject.Publish(alice), `1`, "Weft-TTL", "1ms")
 	w.asked(alice, 1)
 	w.expiring(user(1), 1, time.Now().Add(-time.Hour)) // nobody has a device
+	w.later()
 	w.open(alice, "late")
 	w.ack(upTo(alice, "phone", 1))
 	const want = 5
