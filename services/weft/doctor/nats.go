@@ -197,7 +197,7 @@ func (e *exam) durability(ctx context.Context) {
 			level = Unknown
 		}
 		e.note("durability", level, "name the servers' monitoring with --monitor http://127.0.0.1:8222 to see it; sync_interval: always is what power needs",
-			"how often the servers sync is not known; without more *accepted* survives processes, not power")
+			"*accepted* survives the death of processes; how often the servers sync, and so whether it survives power, is not known")
 		return
 	}
 	for _, monitor := range e.Monitors {

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/weftpush/weft/shared/admin"
@@ -33,7 +34,7 @@ func (e *exam) collects() {
 				e.note(part.area, Failure, "look at it, and at the network to it", "%s, as collect %s at %s sees it: %s", h.Kind, short(c.Instance), c.Host, h.Problem)
 				continue
 			}
-			e.ok(part.area, "%s %s takes a small write of collect %s in %.1f ms", h.Kind, h.Version, short(c.Instance), h.Millis)
+			e.ok(part.area, "%s takes a small write of collect %s in %.1f ms", strings.TrimSpace(h.Kind+" "+h.Version), short(c.Instance), h.Millis)
 			for _, w := range h.Warnings {
 				e.note(part.area, Warning, w.Remedy, "%s", w.What)
 			}
