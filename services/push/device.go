@@ -56,6 +56,7 @@ func (k *keeper) reexamine(ctx context.Context, pause uint32) error {
 	for _, s := range due {
 		s.vouch(pause)
 	}
+	k.presence.examined.Store(pause)
 	if err != nil {
 		return fmt.Errorf("push: the node was paused, and where its devices are is not known: %w", err)
 	}

@@ -96,6 +96,8 @@ func (n *Service) takeOrder(msg *nats.Msg) {
 	}
 	switch order.Op {
 	case node.Probe:
+	case node.Report:
+		n.presence.wanted.Store(true)
 	case node.Sweep:
 		n.sweepSoon()
 	case node.Replaced:

@@ -78,6 +78,7 @@ func (n *Service) open(ctx context.Context, v visitor, who *identity.Identity) (
 		return nil, err
 	}
 	n.counts.opened.Add(1)
+	n.presence.note(user)
 	return s, nil
 }
 
@@ -105,11 +106,14 @@ func (n *Service) newSession(user subject.Address, device string, out transport,
 func (n *Service) close(ctx context.Context, s *session) {
 	n.dismiss(s)
 	s.mu.Lock()
-	lanes := s.lanes
+	lanes, begun := s.lanes, s.begun
 	if s.end == nil {
 		s.end = &ending{code: protocol.CloseNormal, at: time.Now()}
 	}
 	s.mu.Unlock()
+	if begun {
+		n.presence.note(s.user)
+	}
 	n.acks.hasten(s, lanes)
 	n.leave(ctx, lanes)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeLimit)

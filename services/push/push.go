@@ -42,6 +42,7 @@ type Service struct {
 	listener net.Listener // of the HTTP server
 
 	hub      *hub
+	presence *presence
 	fills    *fillQueue
 	shared   singleflight.Group // reads of shared addresses under way
 	sweeping chan struct{}      // has room for one: sweep now
@@ -76,6 +77,7 @@ func New(cfg Config, nc *nats.Conn, log *slog.Logger) (*Service, error) {
 		ready:    make(chan struct{}),
 		started:  time.Now(),
 		hub:      newHub(),
+		presence: newPresence(),
 		fills:    newFillQueue(),
 		sweeping: make(chan struct{}, 1),
 		sessions: make(map[string]*session),
@@ -117,11 +119,12 @@ func (n *Service) Run(ctx context.Context) error {
 		return errors.Join(err, n.listener.Close())
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	// Two outlive the sessions: the acknowledger, which hands their last acknowledgements over, and the watch, which cuts
-	// those that are slow to end.
+	// Three outlive the sessions: the acknowledger, which hands their last acknowledgements over, the watch, which cuts
+	// those that are slow to end, and the reporter of presence, which says that all have gone.
 	lateCtx, end := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error { return n.acks.run(lateCtx) })
 	group.Go(func() error { return n.watch(lateCtx) })
+	group.Go(func() error { return n.reportPresence(lateCtx, js) })
 	group.Go(func() error { return n.keep(ctx) })
 	for range fillers {
 		group.Go(func() error { return n.fillLanes(ctx) })
