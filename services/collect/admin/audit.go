@@ -145,31 +145,23 @@ func (a *auditing) countQuarantine(ctx context.Context) error {
 	if a.place.Counted {
 		return nil
 	}
-	r, err := a.read(ctx, fabric.QuarantineStream, from(jetstream.ConsumerConfig{HeadersOnly: true}, a.place.Quarantine, a.since))
-	if err != nil {
-		return err
-	}
-	defer r.close(ctx)
 	came := strings.TrimSuffix(subject.InFilter(a.partition), ">")
-	for r.left > 0 {
-		if a.late() {
-			return nil
-		}
-		m, meta, err := r.next()
-		if err != nil {
-			return err
-		}
+	c := from(jetstream.ConsumerConfig{HeadersOnly: true}, a.place.Quarantine, a.since)
+	a.place.Counted = true
+	return a.walk(ctx, fabric.QuarantineStream, c, func(m jetstream.Msg, meta *jetstream.MsgMetadata) (more bool, err error) {
 		if meta.Timestamp.UnixMilli() >= a.until {
-			break
+			return false, nil
+		}
+		if a.place.Counted = !a.late(); !a.place.Counted {
+			return false, nil
 		}
 		a.place.Quarantine = meta.Sequence.Stream
 		if strings.HasPrefix(m.Headers().Get(quarantine.HeaderSubject), came) {
 			a.page.Balance.Accepted++
 			a.page.Balance.Quarantined++
 		}
-	}
-	a.place.Counted = true
-	return nil
+		return true, nil
+	})
 }
 
 // compareRows goes over the archive's rows, some thousand at a time, with the log beside them.

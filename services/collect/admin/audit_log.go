@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -47,7 +48,7 @@ type logged struct {
 // auditLog goes along a partition's log beside the archive's rows, in the order of the stream. It belongs to a page.
 type auditLog struct {
 	*auditing
-	stream  jetstream.Stream
+	begun   bool
 	kept    int64 // what was archived before need not be in the log
 	reading *reading
 	ahead   []logged // met before their rows
@@ -56,36 +57,37 @@ type auditLog struct {
 	before  auditPlace
 }
 
-// open begins where the last page has ended.
-func (l *auditLog) open(ctx context.Context) (err error) {
-	if l.reading != nil {
-		return nil
-	}
-	if l.stream, err = l.JS.Stream(ctx, fabric.MsgStream(l.partition)); err != nil {
+// open begins where the last reading, or the last page, has ended. A reading does not live longer than one walk: what the
+// server has sent ahead must not wait while rows are scanned.
+func (l *auditLog) open(ctx context.Context) error {
+	stream, err := l.JS.Stream(ctx, fabric.MsgStream(l.partition))
+	if err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
-	if age := l.stream.CachedInfo().Config.MaxAge; age > 0 {
+	if age := stream.CachedInfo().Config.MaxAge; age > 0 {
 		l.kept = l.now.Add(auditOlder - age).UnixMilli()
 	}
-	l.before, l.till = l.place, l.place.Till
+	if !l.begun {
+		l.begun, l.before, l.till, l.read = true, l.place, l.place.Till, l.place.Log
+	}
 	at := int64(0)
-	if !l.place.Begun {
+	if !l.before.Begun && l.read == 0 {
 		at = max(0, l.since-auditEarly.Milliseconds())
 	}
-	l.reading, err = l.auditing.read(ctx, fabric.MsgStream(l.partition), from(jetstream.ConsumerConfig{}, l.place.Log, at))
-	l.read = l.place.Log
+	l.reading, err = l.auditing.read(ctx, stream.CachedInfo().Config.Name, from(jetstream.ConsumerConfig{}, l.read, at))
 	return err
 }
 
 func (l *auditLog) close(ctx context.Context) {
 	if l.reading != nil {
 		l.reading.close(ctx)
+		l.reading = nil
 	}
 }
 
 // stop notes where the next page goes on.
 func (l *auditLog) stop() {
-	if l.reading == nil {
+	if !l.begun {
 		return
 	}
 	p := &l.place
@@ -97,13 +99,19 @@ func (l *auditLog) stop() {
 
 // next is the next message of the window that the pages before have not compared; false when the log has ended or n have
 // been read.
-func (l *auditLog) next(n *int) (e logged, ok bool, err error) {
+func (l *auditLog) next(ctx context.Context, n *int) (e logged, ok bool, err error) {
 	for l.reading.left > 0 && *n > 0 {
-		*n--
 		m, meta, err := l.reading.next()
+		if errors.Is(err, errHole) {
+			l.close(ctx)
+			if err = l.open(ctx); err == nil {
+				continue
+			}
+		}
 		if err != nil {
 			return e, false, err
 		}
+		*n--
 		l.read = meta.Sequence.Stream
 		if e, ok = loggedOf(m, l.read); !ok || e.archived < l.since || l.read <= l.before.Read && e.archived < l.before.Till {
 			continue
@@ -146,7 +154,7 @@ func (l *auditLog) compare(ctx context.Context, rows []archive.Row) error {
 	if len(rows) == 0 {
 		return nil
 	}
-	if err := l.open(ctx); err != nil {
+	if err := l.open(ctx); err != nil { // it also tells what must be there
 		return err
 	}
 	c := chunk{rows: make(map[logPlace]*compared, len(rows)), upTo: rows[len(rows)-1].Message.Archived}
@@ -171,12 +179,12 @@ func (l *auditLog) rest(ctx context.Context) (all bool, err error) {
 	if len(l.boxes) > 0 && l.late() {
 		return false, nil
 	}
-	if err := l.open(ctx); err != nil {
-		return false, err
-	}
 	for first := true; !all; first = false {
 		if !first && l.late() {
 			return false, nil
+		}
+		if err = l.open(ctx); err != nil {
+			return false, err
 		}
 		if all, err = l.meet(ctx, &chunk{upTo: l.until}, auditRest); err != nil {
 			return false, err
@@ -189,6 +197,7 @@ func (l *auditLog) rest(ctx context.Context) (all bool, err error) {
 // meet goes along the log until all rows of a chunk are met and what comes was archived later, or until it is
 // unlikely that they will be, or until n messages were read; then it is not done.
 func (l *auditLog) meet(ctx context.Context, c *chunk, n int) (done bool, err error) {
+	defer l.close(ctx)
 	ahead := l.ahead
 	l.ahead = nil
 	for _, e := range ahead {
@@ -197,7 +206,7 @@ func (l *auditLog) meet(ctx context.Context, c *chunk, n int) (done bool, err er
 		}
 	}
 	for later := 0; later < auditSlack; {
-		e, ok, err := l.next(&n)
+		e, ok, err := l.next(ctx, &n)
 		if err != nil {
 			return false, err
 		}
@@ -378,28 +387,18 @@ func (l *auditLog) find(ctx context.Context, to subject.Address, wanted map[uint
 		highest = max(highest, seq)
 	}
 	c := from(jetstream.ConsumerConfig{FilterSubject: subject.Msg(l.partition, to)}, 0, max(1, archived-searchEarly.Milliseconds()))
-	r, err := l.auditing.read(ctx, fabric.MsgStream(l.partition), c)
-	if err != nil {
-		return nil, err
-	}
-	defer r.close(ctx)
-	for later := 0; r.left > 0 && len(found) < len(wanted) && later < auditSlack; {
-		m, meta, err := r.next()
-		if err != nil {
-			return nil, err
-		}
+	later := 0
+	err := l.walk(ctx, fabric.MsgStream(l.partition), c, func(m jetstream.Msg, meta *jetstream.MsgMetadata) (more bool, err error) {
 		e, ok := loggedOf(m, meta.Sequence.Stream)
-		if !ok {
-			continue
-		}
-		if wanted[e.seq] {
+		if ok && wanted[e.seq] {
 			found[e.seq] = append(found[e.seq], e.id)
 		}
-		if later++; e.seq <= highest {
+		if later++; ok && e.seq <= highest {
 			later = 0
 		}
-	}
-	return found, nil
+		return len(found) < len(wanted) && later < auditSlack, nil
+	})
+	return found, err
 }
 
 // notLogged names a message that is archived and not in the log, with what became of it all the same.

@@ -259,27 +259,27 @@ func stepRouted(s archive.Steps) admin.Step {
 func (d *Desk) stepLogged(ctx context.Context, r archive.Row, p int) ([]admin.Step, error) {
 	m, name := r.Message, fabric.MsgStream(p)
 	c := from(jetstream.ConsumerConfig{FilterSubject: subject.Msg(p, m.To)}, 0, max(1, m.Archived-auditEarly.Milliseconds()))
-	reading, err := d.read(ctx, name, c)
-	if err != nil {
-		return nil, err
-	}
-	defer reading.close(ctx)
 	var steps []admin.Step
-	for later := 0; reading.left > 0 && later < traceLater; {
-		msg, meta, err := reading.next()
-		if err != nil {
-			return nil, err
-		}
+	later := 0
+	err := d.walk(ctx, name, c, func(msg jetstream.Msg, meta *jetstream.MsgMetadata) (more bool, err error) {
 		e, ok := loggedOf(msg, meta.Sequence.Stream)
 		if ok && e.seq == m.Seq && e.id == m.ID {
-			steps = append(steps, admin.Step{What: "logged", At: meta.Timestamp.UnixMilli(), Detail: fmt.Sprintf("%s, sequence %d", name, e.at)})
-			return steps, nil
+			steps = []admin.Step{{What: "logged", At: meta.Timestamp.UnixMilli(), Detail: fmt.Sprintf("%s, sequence %d", name, e.at)}}
+			return false, nil
 		}
 		if ok && e.seq > m.Seq {
 			later++
 		}
+		return later < traceLater, nil
+	})
+	if err != nil || steps != nil {
+		return steps, err
 	}
-	if age := reading.stream.CachedInfo().Config.MaxAge; r.Why != "" || m.Expired(time.Now()) || age > 0 && time.Since(time.UnixMilli(m.Archived)) > age {
+	stream, err := d.JS.Stream(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if age := stream.CachedInfo().Config.MaxAge; r.Why != "" || m.Expired(time.Now()) || age > 0 && time.Since(time.UnixMilli(m.Archived)) > age {
 		return nil, nil
 	}
 	return []admin.Step{{What: "logged", Detail: "not found in " + name}}, nil
