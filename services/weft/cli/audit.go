@@ -276,7 +276,7 @@ func (k *console) records(records []admin.Record, limit int) error {
 		{title: "ACTION", code: in(bold)},
 		{title: "COUNT", right: true},
 		{title: "WHAT", cut: true},
-		{title: "DETAIL", cut: true},
+		{title: "DETAIL", last: true},
 		{title: "NOTE", last: true, code: in(green)},
 	}}
 	for _, r := range records {
@@ -297,6 +297,9 @@ func filterWords(filter json.RawMessage, now time.Time) string {
 	var members map[string]any
 	d := json.NewDecoder(strings.NewReader(string(filter)))
 	d.UseNumber()
+	if len(filter) == 0 {
+		return ""
+	}
 	if d.Decode(&members) != nil {
 		return string(filter)
 	}
@@ -314,6 +317,9 @@ func filterWords(filter json.RawMessage, now time.Time) string {
 			value = string(text)
 		}
 		words = append(words, fmt.Sprintf("%s=%v", name, value))
+	}
+	if len(words) == 0 {
+		return "everything"
 	}
 	return strings.Join(words, " ")
 }

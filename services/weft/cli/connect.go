@@ -169,11 +169,14 @@ func (k *console) json() bool { return k.output == forMachines }
 // say writes a line for the person to standard error. One that can't be written is no reason to stop.
 func (k *console) say(format string, args ...any) { note(k.said, format, args...) }
 
-// by is who asks for a change: the account and machine, and the nats context if there is one.
+// by is who asks for a change: the account and machine, who is behind sudo, and the nats context if there is one.
 func (k *console) by() admin.By {
 	who := "unknown"
 	if u, err := user.Current(); err == nil {
 		who = u.Username
+	}
+	if sudo := os.Getenv("SUDO_USER"); sudo != "" && sudo != who {
+		who = sudo + " as " + who
 	}
 	if host, err := os.Hostname(); err == nil {
 		who += "@" + host

@@ -64,11 +64,7 @@ func (p *progress) show() {
 
 // line is what is said: share, counts, rate and how long it will still take.
 func (p *progress) line(now time.Time) string {
-	share := 100
-	if p.total > 0 {
-		share = int(float64(p.done) / float64(p.total) * 100)
-	}
-	parts := []string{fmt.Sprintf("%3d%%", share)}
+	parts := []string{fmt.Sprintf("%3d%%", int(p.share()*100))}
 	if p.text != "" {
 		parts = append(parts, p.text)
 	}
@@ -82,11 +78,16 @@ func (p *progress) line(now time.Time) string {
 	return strings.Join(parts, "  ")
 }
 
-func (p *progress) bar() string {
-	full := barColumns
-	if p.total > 0 {
-		full = min(int(float64(p.done)/float64(p.total)*barColumns), barColumns)
+// share is what is done, 0 to 1. Of what nobody can estimate yet it is 0.
+func (p *progress) share() float64 {
+	if p.total == 0 {
+		return 0
 	}
+	return float64(p.done) / float64(p.total)
+}
+
+func (p *progress) bar() string {
+	full := int(p.share() * barColumns)
 	return strings.Repeat("█", full) + strings.Repeat("░", barColumns-full)
 }
 

@@ -99,6 +99,9 @@ func (r *replay) run(ctx context.Context) error {
 	}
 	began := r.now()
 	err = r.pages(ctx, filter)
+	if err != nil && ExitCode(err) != ExitPartly {
+		return err
+	}
 	if shown := r.show(err == nil, r.now().Sub(began)); err == nil {
 		err = shown
 	}
@@ -268,8 +271,13 @@ func (r *replay) counts() string {
 	return strings.Join(parts, ", ")
 }
 
-// stopped is the error of a replay that is not finished.
+// stopped is the error of a replay that is not finished. One that was refused at once has done nothing; of one that got no
+// answer nobody knows, so it is to be gone on with under its own id.
 func (r *replay) stopped(err error) error {
+	var refused *problem.Problem
+	if r.done == (admin.ReplayCount{}) && r.position == (admin.ReplayPosition{}) && errors.As(err, &refused) && !refused.Retry {
+		return err
+	}
 	// Times that were said as how long ago have moved on: they are said exactly, by moment.String.
 	return &partlyError{err, again(r.command, []string{"resume"}, "--resume", r.resumption.String())}
 }

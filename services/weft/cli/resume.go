@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
@@ -10,18 +11,12 @@ import (
 	"github.com/weftpush/weft/shared/admin"
 )
 
-// The parts of a replay: what is read from the archive, and from the log. Before the first page it is neither.
-const (
-	inArchive = "a"
-	inLog     = "l"
-)
-
 // resumption is where a replay that was stopped goes on. As text it is
 //
 //	<run>:<started>:<position>:<counts>:<sum>
 //
-// in which position is a/<address>/<seq> or l/<partition>/<sequence>, counts are those of ReplayCount with dots between them,
-// and sum is of the filter, so that no other replay is taken up by mistake.
+// in which position is base64url of what the fabric said, counts are those of ReplayCount with dots between them, and sum is
+// of the filter, so that no other replay is taken up by mistake.
 type resumption struct {
 	run      string
 	started  int64
@@ -31,12 +26,9 @@ type resumption struct {
 }
 
 func (r *resumption) String() string {
-	at := fmt.Sprintf("%s/%s/%d", inArchive, r.position.Place.Address, r.position.Place.Seq)
-	if r.position.Archived {
-		at = fmt.Sprintf("%s/%d/%d", inLog, r.position.Partition, r.position.Sequence)
-	}
+	at, _ := json.Marshal(r.position) //nolint:errchkjson // strings, numbers and a bool
 	d := r.done
-	return fmt.Sprintf("%s:%d:%s:%d.%d.%d.%d.%d:%s", r.run, r.started, at, d.Read, d.Matched, d.Sent, d.Copied, d.Waiting, r.sum)
+	return fmt.Sprintf("%s:%d:%s:%d.%d.%d.%d.%d:%s", r.run, r.started, base64.RawURLEncoding.EncodeToString(at), d.Read, d.Matched, d.Sent, d.Copied, d.Waiting, r.sum)
 }
 
 // readResumption reads what String wrote.
@@ -56,16 +48,9 @@ func readResumption(text string) (resumption, error) {
 		return n
 	}
 	r.started = number(parts[1])
-	at, counts := strings.Split(parts[2], "/"), strings.Split(parts[3], ".")
-	if len(at) != 3 || len(counts) != 5 {
-		return resumption{}, bad
-	}
-	switch last := uint64(number(at[2])); at[0] { //nolint:gosec // not below zero
-	case inArchive:
-		r.position.Place = admin.Place{Address: at[1], Seq: last}
-	case inLog:
-		r.position = admin.ReplayPosition{Archived: true, Partition: int(number(at[1])), Sequence: last}
-	default:
+	at, wrong := base64.RawURLEncoding.DecodeString(parts[2])
+	counts := strings.Split(parts[3], ".")
+	if wrong != nil || len(counts) != 5 || json.Unmarshal(at, &r.position) != nil {
 		return resumption{}, bad
 	}
 	for i, into := range []*int{&r.done.Read, &r.done.Matched, &r.done.Sent, &r.done.Copied, &r.done.Waiting} {

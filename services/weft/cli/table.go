@@ -11,7 +11,7 @@ type column struct {
 	title string
 	right bool // numbers
 	cut   bool // may be cut in the middle when the terminal is narrow: ids, types
-	last  bool // takes what is left of the line, cut at its end; only for the last column
+	last  bool // a sentence: may be cut at its end
 	// code is the colour of a cell; nil for none.
 	code func(text string) string
 }
@@ -25,8 +25,12 @@ type table struct {
 	rows    [][]string
 }
 
-// leastColumns is what a column is never cut below.
-const leastColumns = 8
+const (
+	// leastColumns is what a column is never cut below.
+	leastColumns = 8
+	// sentence is how much of a sentence is kept while ids can be cut instead.
+	sentence = 32
+)
 
 func (t *table) row(cells ...string) {
 	for i, text := range cells {
@@ -98,18 +102,26 @@ func (t *table) fit(columns int) []int {
 		}
 		total += widths[i]
 	}
-	for columns > 0 && total > columns {
-		widest := -1
-		for i, c := range t.columns {
-			if (c.cut || c.last) && widths[i] > leastColumns && (widest < 0 || widths[i] > widths[widest]) {
-				widest = i
+	// A last column of sentences gives way first, to where its beginning can still be read; then ids and types, the widest
+	// first; then the rest of the sentence.
+	for _, may := range []func(i int) bool{
+		func(i int) bool { return t.columns[i].last && widths[i] > sentence },
+		func(i int) bool { return t.columns[i].cut && widths[i] > leastColumns },
+		func(i int) bool { return t.columns[i].last && widths[i] > leastColumns },
+	} {
+		for columns > 0 && total > columns {
+			widest := -1
+			for i := range t.columns {
+				if may(i) && (widest < 0 || widths[i] > widths[widest]) {
+					widest = i
+				}
 			}
+			if widest < 0 {
+				break
+			}
+			widths[widest]--
+			total--
 		}
-		if widest < 0 {
-			break
-		}
-		widths[widest]--
-		total--
 	}
 	return widths
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -193,7 +194,7 @@ func (u *undelivered) rows(messages []admin.Message) error {
 	return messageTable(messages, u.console).write(u.out)
 }
 
-// messageTable is messages as rows.
+// messageTable is messages as rows: what fits 80 columns with an id that can be copied. JSON has more.
 func messageTable(messages []admin.Message, k *console) *table {
 	now := k.now()
 	t := &table{columns: []column{
@@ -202,10 +203,8 @@ func messageTable(messages []admin.Message, k *console) *table {
 		{title: "SEQ", right: true, code: in(bold)},
 		{title: "ID", cut: true},
 		{title: "TYPE", cut: true},
-		{title: "ARCHIVED", code: in(dim)},
 		{title: "AGE", right: true},
 		{title: "EXPIRES", right: true, code: in(dim)},
-		{title: "BYTES", right: true, code: in(dim)},
 		{title: "DEVICES", right: true},
 		{title: "REASON", code: in(yellow)},
 	}}
@@ -216,13 +215,12 @@ func messageTable(messages []admin.Message, k *console) *table {
 			tenant = m.Tenant
 		}
 		if m.Expires != 0 {
-			expires = "in " + age(now.UnixMilli()-(m.Expires-now.UnixMilli()), now)
+			expires = "in " + lasting(time.UnixMilli(m.Expires).Sub(now))
 		}
 		if m.Devices != 0 {
 			devices = strconv.Itoa(m.Devices)
 		}
-		t.row(tenant, m.To, strconv.FormatUint(m.Seq, 10), m.ID, m.Type, clock(m.Archived, now), age(m.Archived, now), expires,
-			sized1000(m.Size), devices, string(m.Reason))
+		t.row(tenant, m.To, strconv.FormatUint(m.Seq, 10), m.ID, m.Type, age(m.Archived, now), expires, devices, string(m.Reason))
 	}
 	return t
 }
