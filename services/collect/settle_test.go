@@ -239,6 +239,37 @@ func TestExpiredOrAcknowledgedButNotBoth(t *testing.T) {
 	t.Logf("of each state: %v", states)
 }
 
+// TestTheFirstStateThatIsStoredHolds, although whoever stored it died before he told it: what is told later is that one.
+func TestTheFirstStateThatIsStoredHolds(t *testing.T) {
+	w := newWorld(t)
+	b := w.books()
+	w.start()
+	w.open(alice, "phone")
+	expires := time.Now().Add(10 * time.Minute)
+	last := w.expiring(alice, 2, expires)
+	b.fail("after settle")
+	w.ack(upTo(alice, "phone", 1))
+	<-b.failed // delivered is stored, and not told
+	if err := w.settler().hasty(t.Context(), expires); !errors.Is(err, errBooks) {
+		t.Fatal(err)
+	}
+	if told := w.told(); len(told) > 0 {
+		t.Fatalf("told: %v", told)
+	}
+	b.fail("before asked") // so that only the settler goes on
+	for range last {
+		if err := w.settler().hasty(t.Context(), expires); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.fail("")
+	w.ackDrained()
+	told := w.told()
+	if len(told) != 2 || told["user:alice/phone/1"].State != message.StateDelivered || told["user:alice/phone/2"].State != message.StateExpired {
+		t.Errorf("told: %v", told)
+	}
+}
+
 // TestWhatIsPurgedIsSettledBefore.
 func TestWhatIsPurgedIsSettledBefore(t *testing.T) {
 	w := newWorld(t)
