@@ -253,7 +253,7 @@ func devices(s *suite) {
 	s.fill(news, 3)
 	before := time.Now().UnixMilli()
 	s.position(device("first", to), 5, 0)
-	s.advance(heard("first", 4, before+5000, "n1"), heard("first", 2, before+9000, "n1"))
+	s.advance(heard("first", 4, before+5000, "n1"), heard("first", 2, before+9000, "n1"), heard("first", 4, before+9000, "n1"))
 	s.position(device("second", to), 5, 4)
 	s.position(device("second", news), 3, 3)
 	stranger := at(user("bob"), "first", 1)

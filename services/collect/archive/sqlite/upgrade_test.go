@@ -57,6 +57,7 @@ func older(t *testing.T) (path string) {
 	}
 	const many = `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500)
 		INSERT INTO mailboxes SELECT 100 + i, 'default.user.many-' || i, 1 FROM n;
+		INSERT INTO messages SELECT key, key, 1, 'm', 0, 1, 1, 0, 0, '', 'text/plain', '', x'00', '', 'payload' FROM mailboxes WHERE key > 100;
 		INSERT INTO cursors SELECT 'default', substr(address, 14), address, 'phone', 1, 50 FROM mailboxes WHERE key > 100`
 	for _, statements := range []string{before, many} {
 		if _, err := db.ExecContext(t.Context(), statements); err != nil {
