@@ -61,7 +61,7 @@ func operators(ctx context.Context, o options, m manifest.Manifest) error {
 		return err
 	}
 	fmt.Printf("  %-34s %10.1f s, %d of %d read sent once more, %d waiting\n", "weft replay", took.Seconds(), done.Sent, done.Read, done.Waiting)
-	fmt.Printf("  %-34s %10.1f MiB\n", "memory that the collects grew by", float64(growth)/(1<<20))
+	fmt.Printf("  %-34s %10.1f MiB, from %.0f MiB of both\n", "memory that the collects grew by", float64(growth)/(1<<20), float64(watch.before)/(1<<20))
 	switch {
 	case total != o.undelivered || done.Sent != o.undelivered || deaf.again.Load() != int64(o.undelivered) || deaf.unordered.Load() > 0:
 		return fmt.Errorf("%d undelivered were expected; %d were counted, %d sent, %d came, %d of them out of order",
