@@ -56,8 +56,12 @@ func (a *Archive) Asked(ctx context.Context, cursors []history.Cursor) ([]archiv
 			own = append(own, c)
 		}
 	}
-	if any, err := a.anyAsked(ctx, own); err != nil || !any {
-		return nil, err
+	any, err := a.anyAsked(ctx, own)
+	if err != nil {
+		return nil, fmt.Errorf("mongodb: asked: %w", err)
+	}
+	if !any {
+		return nil, nil
 	}
 	places, err := a.places(ctx, own)
 	if err != nil {
@@ -77,7 +81,7 @@ func (a *Archive) Asked(ctx context.Context, cursors []history.Cursor) ([]archiv
 // anyAsked says whether a mailbox of cursors has a message whose receipts are open.
 func (a *Archive) anyAsked(ctx context.Context, cursors []history.Cursor) (bool, error) {
 	if len(cursors) == 0 {
-		return false, nil
+		return false, ctx.Err()
 	}
 	addresses := make([]string, len(cursors))
 	for i, c := range cursors {
@@ -88,10 +92,7 @@ func (a *Archive) anyAsked(ctx context.Context, cursors []history.Cursor) (bool,
 	if errors.Is(err, mongo.ErrNoDocuments) {
 		return false, nil
 	}
-	if err != nil {
-		return false, fmt.Errorf("mongodb: asked: %w", err)
-	}
-	return true, nil
+	return err == nil, err
 }
 
 // spans are what cursors cover above the stored places, in their order; a device's spans don't overlap. A device without a
