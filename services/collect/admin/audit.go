@@ -23,7 +23,7 @@ const (
 	auditYoung = 5 * time.Second
 	// auditRows is about how many rows a page compares, auditChunk how many at once, and auditWithin ends a page early.
 	auditRows   = 50_000
-	auditChunk  = 10_000
+	auditChunk  = 2500
 	auditWithin = 1500 * time.Millisecond
 	// auditNames is how many breaks a page names when nothing else is said, and auditNamesMost how many it may: the answer
 	// must fit a NATS message of 1 MiB.

@@ -27,13 +27,17 @@ const (
 	auditOlder = 5 * time.Minute
 	// auditSlack is how many messages of later archiving are read until what was not met is looked up by its subject. The
 	// log has the order of archiving but for what was published again: there all that is under way at once can come first.
-	auditSlack = 2000
+	// Reading on costs some 5 µs for each, looking up some 2 ms: where many were not met, more is read.
+	auditSlack    = 2000
+	auditSlackFor = 200 // more for each row that was not met
+	// auditAhead is how many messages that were met before their rows may be kept.
+	auditAhead = 100_000
 	// auditMost bounds what is read for one chunk of rows.
-	auditMost = 50_000
+	auditMost = 20_000
 	// auditRest is how much of the log behind the last row is read until it is looked whether the page has to end.
 	auditRest = 5000
 	// auditLookUps is how many messages that were not met are looked up until it is believed of the others.
-	auditLookUps = 200
+	auditLookUps = 50
 )
 
 // logged is a message of the log, without what nobody compares.
@@ -205,7 +209,10 @@ func (l *auditLog) meet(ctx context.Context, c *chunk, n int) (done bool, err er
 			return false, err
 		}
 	}
-	for later := 0; later < auditSlack; {
+	if len(l.ahead) >= auditAhead {
+		n = 0
+	}
+	for later := 0; later < auditSlack+auditSlackFor*c.unmet; {
 		e, ok, err := l.next(ctx, &n)
 		if err != nil {
 			return false, err
@@ -386,9 +393,16 @@ func (l *auditLog) find(ctx context.Context, to subject.Address, wanted map[uint
 	for seq := range wanted {
 		highest = max(highest, seq)
 	}
+	stream, err := l.JS.Stream(ctx, fabric.MsgStream(l.partition))
+	if err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
+	if _, err := stream.GetLastMsgForSubject(ctx, subject.Msg(l.partition, to)); errors.Is(err, jetstream.ErrMsgNotFound) {
+		return found, nil
+	}
 	c := from(jetstream.ConsumerConfig{FilterSubject: subject.Msg(l.partition, to)}, 0, max(1, archived-searchEarly.Milliseconds()))
 	later := 0
-	err := l.walk(ctx, fabric.MsgStream(l.partition), c, func(m jetstream.Msg, meta *jetstream.MsgMetadata) (more bool, err error) {
+	err = l.walk(ctx, fabric.MsgStream(l.partition), c, func(m jetstream.Msg, meta *jetstream.MsgMetadata) (more bool, err error) {
 		e, ok := loggedOf(m, meta.Sequence.Stream)
 		if ok && wanted[e.seq] {
 			found[e.seq] = append(found[e.seq], e.id)

@@ -146,14 +146,13 @@ func TestTheLogsAgeIsLetOff(t *testing.T) {
 // A log that was torn and filled again has its messages much later than they were archived, and behind others.
 func TestATornLogThatWasFilledAgain(t *testing.T) {
 	b := newBooks(t)
-	all := notes(9000, 3000)
+	all := notes(4500, 1500)
 	b.archived(all...)
-	b.logged("", all[:2000]...)
-	b.logged("", all[5500:9000]...) // more than the slack, so that what was torn is looked up
-	b.logged("", all[2000:2150]...)
-	b.logged("", all[2151:5500]...)
+	b.logged("", all[:1000]...)
+	b.logged("", all[1003:]...) // more than is read on for what is missing, so that it is looked up
+	b.logged("", all[1000], all[1002])
 	page := b.audited()
-	if want := []string{"not_in_log user:u2150 1 id-2150"}; !slices.Equal(found(page), want) || page.Logged != 8999 {
+	if want := []string{"not_in_log user:u1001 1 id-1001"}; !slices.Equal(found(page), want) || page.Logged != 4499 {
 		t.Errorf("%q, %d logged; want %q", found(page), page.Logged, want)
 	}
 }
@@ -161,11 +160,11 @@ func TestATornLogThatWasFilledAgain(t *testing.T) {
 // A log that has lost very many is told in bounded time: some are named, the others counted.
 func TestAPurgedLog(t *testing.T) {
 	b := newBooks(t)
-	all := notes(12_000, 4000)
+	all := notes(4000, 1000)
 	b.sent(all...)
 	must(t, b.logStream().Purge(t.Context()))
 	page := b.page(admin.AuditRequest{Since: 1, Most: 7})
-	if page.Broken < 10_000 || len(page.Breaks) != 7 {
+	if page.Broken < auditChunk || len(page.Breaks) != 7 {
 		t.Errorf("%d broken, %d named", page.Broken, len(page.Breaks))
 	}
 }
@@ -235,18 +234,18 @@ func TestAPurgedRetention(t *testing.T) {
 // However small the pages are, they find the same: nothing twice, nothing not at all.
 func TestPagesAddUp(t *testing.T) {
 	b := newBooks(t)
-	all := notes(3000, 400)
+	all := notes(1500, 200)
 	b.sent(all...)
-	b.logged(" again", all[1200:1600]...)
+	b.logged(" again", all[600:800]...)
 	var want []string
-	for i := 5; i < len(all); i += 555 { // none that is in the log twice
+	for i := 5; i < len(all); i += 277 { // none that is in the log twice
 		b.exec(`DELETE FROM messages WHERE id = ?`, all[i].ID)
 		want = append(want, fmt.Sprintf("not_in_archive %s %d %s", all[i].To, all[i].Seq, all[i].ID))
 		b.purged(all[i+1])
 		want = append(want, fmt.Sprintf("not_in_log %s %d %s", all[i+1].To, all[i+1].Seq, all[i+1].ID))
 	}
 	slices.Sort(want)
-	for _, size := range []int{150, 700} {
+	for _, size := range []int{110, 500} {
 		b.rows = size
 		page := b.audited()
 		if !slices.Equal(found(page), want) || page.Balance.Accepted != len(all) || page.Broken != len(want) {

@@ -291,10 +291,13 @@ func (d *Desk) stepsOfDevices(ctx context.Context, r archive.Row, s archive.Step
 	if m.To.Kind != subject.User {
 		return d.stepsOfShared(ctx, r)
 	}
-	for _, a := range s.Acked {
+	inTime := slices.DeleteFunc(slices.Clone(s.Acked), func(a archive.Acked) bool { // what comes later passes over it
+		return m.Expires != 0 && a.At >= m.Expires
+	})
+	for _, a := range inTime {
 		steps = append(steps, admin.Step{What: "acknowledged", At: a.At, Node: a.Node, Device: a.Device})
 	}
-	acked = len(s.Acked)
+	acked = len(inTime)
 	devices, err := d.Archive.Devices(ctx, m.To.Tenant, m.To.ID)
 	if err != nil {
 		return nil, 0, 0, err
@@ -302,7 +305,7 @@ func (d *Desk) stepsOfDevices(ctx context.Context, r archive.Row, s archive.Step
 	where := d.where(ctx, m.To)
 	gone := r.Why != "" || m.Expired(time.Now())
 	for _, device := range devices {
-		known := slices.ContainsFunc(s.Acked, func(a archive.Acked) bool { return a.Device == device.Device })
+		known := slices.ContainsFunc(inTime, func(a archive.Acked) bool { return a.Device == device.Device })
 		switch {
 		case device.To != m.To || known || device.Start >= m.Seq:
 		case device.Cursor >= m.Seq && gone: // it passed over it

@@ -129,6 +129,9 @@ func TestTraceStates(t *testing.T) {
 	if got := steps(trace); trace.State != "expired" || !slices.Contains(got, "expired") {
 		t.Errorf("%s: %q", trace.State, got)
 	}
+	if got := steps(trace); slices.Contains(got, "acknowledged phone node-1") {
+		t.Errorf("acknowledged after it had expired: %q", got)
+	}
 	topic := subject.Address{Tenant: "default", Kind: subject.Topic, ID: "news"}
 	w.store(&message.Message{To: topic, ID: "news"})
 	if trace := w.traced("news"); trace.State != "pending" || !slices.Contains(steps(trace), "acknowledged") {

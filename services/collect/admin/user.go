@@ -110,7 +110,7 @@ func (d *Desk) lastOf(ctx context.Context, to subject.Address, head uint64, n in
 	}
 	n = min(n, lastMost)
 	last := []admin.Message{}
-	rows, err := d.Archive.Rows(ctx, to, head-min(head, uint64(n))+1, n) //nolint:gosec // 1 to 100
+	rows, err := d.Archive.Rows(ctx, to, head-min(head, uint64(n))+1, n)
 	for _, r := range slices.Backward(rows) {
 		last = append(last, told(r))
 	}
