@@ -24,6 +24,8 @@ var (
 	// ErrReceiptsGone is what Receipts yields when facts may be gone that are older than the fabric keeps them. The loop
 	// may go on; every other error is its last.
 	ErrReceiptsGone = errors.New("client: receipts behind the position may be gone; they are kept for 24 h")
+	// ErrEventsGone says the same of Events.
+	ErrEventsGone = errors.New("client: events behind the position may be gone; they are kept for 24 h")
 )
 
 // Of a Subscriber.
@@ -38,8 +40,8 @@ var (
 
 	// errLeft is a loop that was left.
 	errLeft = errors.New("client: the loop was left")
-	// errMissed is a consumer that has lost a receipt on the way.
-	errMissed = errors.New("client: a receipt was lost on the way")
+	// errMissed is a consumer that has lost something on the way.
+	errMissed = errors.New("client: a message of the stream was lost on the way")
 	// errHeld is a cursor file that somebody else has.
 	errHeld    = errors.New("another process or Store uses it; give each device a file of its own")
 	errDrained = errors.New("client: the node asked for a reconnect")

@@ -302,7 +302,7 @@ func (m lossyMessage) Data() []byte { return []byte(`{"id":"m"}`) }
 
 func TestAReceiptThatWasLostOnTheWayIsReadAgain(t *testing.T) {
 	var got []uint64
-	r := &receipts{js: lossyServer{}, yield: func(f Fact, _ error) bool { got = append(got, f.Position); return true }}
+	r := &reader{js: lossyServer{}, take: func(position uint64, _ []byte) bool { got = append(got, position); return true }}
 	if err := r.read(t.Context(), lossyConsumer{}); !errors.Is(err, errMissed) || r.after != 12 || !slices.Equal(got, []uint64{12}) {
 		t.Errorf("%v; the facts %v, and it goes on behind %d", err, got, r.after)
 	}
