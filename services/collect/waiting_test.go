@@ -1,0 +1,135 @@
+package collect
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/weftpush/weft/services/collect/archive"
+	"github.com/weftpush/weft/shared/event"
+	"github.com/weftpush/weft/shared/history"
+	"github.com/weftpush/weft/shared/message"
+	"github.com/weftpush/weft/shared/subject"
+)
+
+func undeliveredAfter(d time.Duration) func(*Config) {
+	return func(c *Config) { c.UndeliveredAfter = d }
+}
+
+// put publishes a message at the stream door and returns when the archive has it.
+func (w *world) put(to subject.Address, id string, headers ...string) {
+	w.t.Helper()
+	m := &nats.Msg{Subject: subject.In(to), Data: []byte(`"x"`), Header: nats.Header{message.HeaderID: {id}}}
+	for i := 0; i < len(headers); i += 2 {
+		m.Header.Set(headers[i], headers[i+1])
+	}
+	if _, err := w.js.PublishMsg(w.t.Context(), m); err != nil {
+		w.t.Fatal(err)
+	}
+	w.eventually(id+" is archived", func() bool {
+		found, _, err := w.archive.Find(w.t.Context(), to.Tenant, id, 10)
+		return err == nil && len(found) > 0
+	})
+}
+
+// waits are the messages told as undelivered, each as often as it was.
+func (w *world) waits() (ids []string) {
+	w.t.Helper()
+	for _, e := range w.happened() {
+		if e.What == event.Undelivered {
+			ids = append(ids, e.Message.ID)
+		}
+	}
+	return ids
+}
+
+func TestWhatWaitsIsToldOnce(t *testing.T) {
+	const after = 3 * time.Second
+	w := newWorld(t)
+	past := &message.Message{To: alice, ID: "long ago", At: time.Now().UnixMilli(), ContentType: "text/plain", Payload: []byte("x")}
+	if _, err := w.archive.Append(t.Context(), 0, []*message.Message{past}, archive.Heads{}); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(after + 100*time.Millisecond) // a fabric with a past: this has waited for long when it is first looked at
+
+	r := w.start(undeliveredAfter(after))
+	w.put(alice, "acknowledged")
+	w.put(alice, "waits", message.HeaderReceipt, "delivered", message.HeaderType, "mail")
+	w.put(bob, "expires", message.HeaderTTL, "1s")
+	w.put(subject.Address{Tenant: "default", Kind: subject.Topic, ID: "news"}, "to all")
+	w.put(bob, "waits too")
+	if err := w.archive.Advance(t.Context(), []history.Cursor{{Tenant: "default", User: "alice", Device: "phone", Address: alice.Tokens(), Seq: 2}}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("all is told", func() bool { return len(w.waits()) >= 2 })
+	if got := fmt.Sprint(w.waits()); got != "[waits waits too]" {
+		t.Errorf("told as undelivered are %s", got)
+	}
+	for _, e := range w.happened() {
+		m := e.Message
+		early := e.At < m.Archived+after.Milliseconds()
+		if e.User != m.To[len("user:"):] || early || m.Waiting != after.Milliseconds() || m.Receipt != (m.ID == "waits") || m.ID == "waits" && (m.Type != "mail" || m.Seq != 3) {
+			t.Errorf("%+v, %+v", e, m)
+		}
+		if held := time.Now().UnixMilli() - e.At; held < 0 {
+			t.Errorf("%+v is told %d ms before its time", e, -held)
+		}
+	}
+	r.stop()
+	w.start(undeliveredAfter(after))
+	w.put(bob, "later")
+	w.eventually("the next is told", func() bool { return len(w.waits()) >= 3 })
+	if got := fmt.Sprint(w.waits()); got != "[waits waits too later]" {
+		t.Errorf("told as undelivered are %s", got)
+	}
+}
+
+// TestACrashBeforeTheMarkMoves tells it again, under the same id: the stream has it once.
+func TestACrashBeforeTheMarkMoves(t *testing.T) {
+	w := newWorld(t)
+	moves := make(chan struct{}, 1000)
+	b := &brittle{Archive: w.archive.Archive, fail: func(step string) (bool, bool) {
+		if step == "move" {
+			moves <- struct{}{}
+		}
+		return step == "move", false
+	}}
+	w.archive.Archive = b
+	r := w.start(undeliveredAfter(time.Second))
+	w.put(alice, "waits")
+	<-moves
+	<-moves
+	r.stop()
+	b.mu.Lock()
+	b.fail = func(string) (bool, bool) { return false, false }
+	b.mu.Unlock()
+	w.start(undeliveredAfter(time.Second))
+	w.put(alice, "next")
+	w.eventually("the next is told", func() bool { return len(w.waits()) >= 2 })
+	if got := fmt.Sprint(w.waits()); got != "[waits next]" {
+		t.Errorf("told as undelivered are %s", got)
+	}
+}
+
+// TestNothingIsSaidToWaitWhileAcknowledgementsDo: they are in WEFT_ACK, and the archive does not take them.
+func TestNothingIsSaidToWaitWhileAcknowledgementsDo(t *testing.T) {
+	w := newWorld(t)
+	r := w.start(undeliveredAfter(time.Second))
+	w.put(alice, "acknowledged")
+	reports := w.standIn("one")
+	r.stop()
+	body := fmt.Sprintf(`[{"tenant":"default","user":"alice","device":"phone","address":%q,"seq":1}]`, alice.Tokens())
+	if _, err := w.js.Publish(t.Context(), subject.Ack("one"), []byte(body)); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(1200 * time.Millisecond) // it has waited for long enough now, if it was not acknowledged
+	w.start(undeliveredAfter(time.Second))
+	reports.says(true, bob)
+	w.put(bob, "next")
+	w.eventually("the next is told", func() bool { return len(w.waits()) >= 1 })
+	if got := fmt.Sprint(w.waits()); got != "[next]" {
+		t.Errorf("told as undelivered are %s", got)
+	}
+}
