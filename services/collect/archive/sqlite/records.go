@@ -91,11 +91,19 @@ func (a *Archive) Health(ctx context.Context) (admin.Health, error) {
 		return h, err
 	}
 	h.Millis = float64(time.Since(start).Microseconds()) / 1000
-	if info, err := os.Stat(a.path + "-wal"); err == nil && info.Size() > longWAL {
-		h.Warnings = append(h.Warnings, admin.Warn{
-			What:   fmt.Sprintf("the write-ahead log beside the archive has grown to %d MB", info.Size()>>20),
-			Remedy: "something reads the archive without end: look for a process that has the file open (sqlite3, a backup) and end it",
-		})
+	if info, err := os.Stat(a.path + "-wal"); err == nil {
+		h.Warnings = warnings(info.Size())
 	}
 	return h, nil
+}
+
+// warnings are about a write-ahead log of so many bytes.
+func warnings(wal int64) []admin.Warn {
+	if wal <= longWAL {
+		return nil
+	}
+	return []admin.Warn{{
+		What:   fmt.Sprintf("the write-ahead log beside the archive has grown to %d MB", wal>>20),
+		Remedy: "something reads the archive without end: look for a process that has the file open (sqlite3, a backup) and end it",
+	}}
 }
