@@ -26,15 +26,15 @@ func shellWords(t *testing.T, line string) []string {
 	return strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
 }
 
-// log is a fake service that has so many messages to send again, on one partition.
-type log struct {
+// fakeLog is a fake service that has so many messages to send again, on one partition.
+type fakeLog struct {
 	messages int
 	page     int // most of a page
 	asked    []admin.ReplayRequest
 	before   func(page int) error // what happens before the answer to the page of this number, from 1
 }
 
-func (l *log) replay(q admin.ReplayRequest) (any, error) {
+func (l *fakeLog) replay(q admin.ReplayRequest) (any, error) {
 	l.asked = append(l.asked, q)
 	if l.before != nil {
 		if err := l.before(len(l.asked)); err != nil {
@@ -53,7 +53,7 @@ func (l *log) replay(q admin.ReplayRequest) (any, error) {
 }
 
 // at is where it answers.
-func (l *log) at(t *testing.T) string {
+func (l *fakeLog) at(t *testing.T) string {
 	t.Helper()
 	return fakeFabric(t, answers{
 		admin.Replay: answering(t, l.replay),
@@ -64,7 +64,7 @@ func (l *log) at(t *testing.T) string {
 }
 
 func TestReplayHandsEachPageWhereTheLastOneEnded(t *testing.T) {
-	l := &log{messages: 25, page: 10}
+	l := &fakeLog{messages: 25, page: 10}
 	url := l.at(t)
 	got := operate(t, NewReplay(), "--nats", url, "--user", "alice", "--since", "2026-11-23T01:00:00Z", "--yes", "--note", "INC-1", "--output", "json")
 	var done replayed
@@ -88,7 +88,7 @@ func TestReplayHandsEachPageWhereTheLastOneEnded(t *testing.T) {
 }
 
 // stoppedAfter runs a replay that is told to stop while the page of this number is under way.
-func (l *log) stoppedAfter(t *testing.T, page int, args ...string) ran {
+func (l *fakeLog) stoppedAfter(t *testing.T, page int, args ...string) ran {
 	t.Helper()
 	ctx, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
@@ -105,7 +105,7 @@ func (l *log) stoppedAfter(t *testing.T, page int, args ...string) ran {
 }
 
 func TestReplayStopsBetweenPagesAndGoesOn(t *testing.T) {
-	l := &log{messages: 45, page: 10}
+	l := &fakeLog{messages: 45, page: 10}
 	url := l.at(t)
 	got := l.stoppedAfter(t, 2, "--nats", url, "--type", "it's", "--since", "1h", "--force", "--yes")
 	if got.code != ExitPartly || !strings.Contains(got.out, "is not finished: 20 sent") {
@@ -134,7 +134,7 @@ func TestReplayStopsBetweenPagesAndGoesOn(t *testing.T) {
 }
 
 func TestReplayWaitsForServicesThatMove(t *testing.T) {
-	l := &log{messages: 20, page: 10, before: func(n int) error {
+	l := &fakeLog{messages: 20, page: 10, before: func(n int) error {
 		if n == 2 || n == 3 {
 			return problem.New(problem.Unavailable, "nobody is there")
 		}
@@ -152,7 +152,7 @@ func TestReplayWaitsForServicesThatMove(t *testing.T) {
 
 func TestReplayThatIsRefused(t *testing.T) {
 	refuse := 1
-	l := &log{messages: 20, page: 10, before: func(n int) error {
+	l := &fakeLog{messages: 20, page: 10, before: func(n int) error {
 		if n == refuse {
 			return problem.New(problem.BadRequest, "no such user")
 		}
@@ -174,7 +174,7 @@ func TestReplayThatIsRefused(t *testing.T) {
 }
 
 func TestReplayAsksBack(t *testing.T) {
-	l := &log{messages: 1234, page: 2000}
+	l := &fakeLog{messages: 1234, page: 2000}
 	url := l.at(t)
 	got := sitting(t, NewReplay(), "n\n", "--nats", url, "--everything")
 	if got.code != ExitFailed || len(l.asked) != 0 {
@@ -277,7 +277,7 @@ func TestRateIsHeld(t *testing.T) {
 }
 
 func TestRateIsKeptByTheCommand(t *testing.T) {
-	l := &log{messages: 50, page: 1000}
+	l := &fakeLog{messages: 50, page: 1000}
 	url := l.at(t)
 	began := time.Now()
 	got := operate(t, NewReplay(), "--nats", url, "--everything", "--yes", "--rate", "100/s")
