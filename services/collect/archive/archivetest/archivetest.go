@@ -4,6 +4,7 @@ package archivetest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -29,10 +30,25 @@ type Store struct {
 // Run runs the suite; open makes a new empty store for each test of it and cleans it up by t.
 func Run(t *testing.T, open func(t *testing.T) Store) {
 	t.Helper()
-	for _, c := range []struct {
-		name string
-		test func(s *suite)
-	}{
+	for _, c := range slices.Concat(ofMailboxes(), ofLedgers(), ofPresence()) {
+		t.Run(c.name, func(t *testing.T) {
+			store := open(t)
+			s := &suite{t: t, store: store, another: open, closed: map[archive.Archive]bool{}}
+			s.a = s.open()
+			c.test(s)
+		})
+	}
+}
+
+// promise is one test of the suite.
+type promise struct {
+	name string
+	test func(s *suite)
+}
+
+// ofMailboxes are the promises about messages and cursors, and about all calls.
+func ofMailboxes() []promise {
+	return []promise{
 		{"facts are chosen once", facts},
 		{"creators at once agree", creators},
 		{"append numbers densely and keeps the order", appendOrder},
@@ -56,6 +72,14 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"purge empties what expired", purgeExpired},
 		{"purge deletes by retention and keeps the last", purgeRetention},
 		{"purge works through many pages", purgePages},
+		{"cancelled contexts", cancelled},
+		{"random history", randomHistory},
+	}
+}
+
+// ofLedgers are those about the ledger, and about what operators ask.
+func ofLedgers() []promise {
+	return []promise{
 		{"receipts that were asked for", receiptKept},
 		{"asked receipts once", askedOnce},
 		{"asked receipts of known devices", askedKnown},
@@ -78,8 +102,12 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"scan in the order of archiving", scans},
 		{"health", health},
 		{"records of operators", records},
-		{"cancelled contexts", cancelled},
-		{"random history", randomHistory},
+	}
+}
+
+// ofPresence are those about who is there.
+func ofPresence() []promise {
+	return []promise{
 		{"presence by what nodes report", presenceReports},
 		{"presence has a time of grace", presenceGrace},
 		{"presence of those that a node does not name again", presenceRest},
@@ -88,13 +116,6 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"presence is forgotten", presenceForget},
 		{"presence in any order", presenceRandom},
 		{"marks of partitions", marks},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			store := open(t)
-			s := &suite{t: t, store: store, another: open, closed: map[archive.Archive]bool{}}
-			s.a = s.open()
-			c.test(s)
-		})
 	}
 }
 
