@@ -8,7 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/weftpush/weft/shared/admin"
+	"github.com/weftpush/weft/shared/fabric"
 	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/problem"
 	"github.com/weftpush/weft/shared/subject"
@@ -176,5 +179,55 @@ func TestReplayRefusesWhatIsNone(t *testing.T) {
 	}
 	if records := w.recorded(""); len(records) > 0 {
 		t.Errorf("recorded %+v", records)
+	}
+}
+
+// What was archived before the log's first message is the archive's part, also where the log has it behind.
+func TestReplayDividesBetweenArchiveAndLog(t *testing.T) {
+	w := newWorld(t)
+	r := w.route(nil)
+	anna, ben, carl := subject.UserAddress("e", "anna"), subject.UserAddress("f", "ben"), subject.UserAddress("g", "carl")
+	old := w.store(&message.Message{To: anna, ID: "a1"}, &message.Message{To: ben, ID: "b1"}, &message.Message{To: ben, ID: "b2"})
+	var logged []*message.Message
+	for p := range partitions {
+		logged = append(logged, w.store(&message.Message{To: userOf(p, 9), ID: fmt.Sprint("first-", p)})...)
+	}
+	logged = append(logged, w.store(&message.Message{To: anna, ID: "a2"})...)
+	logged = append(logged, w.store(&message.Message{To: carl, ID: "c1"})...)
+	w.log(logged...)
+	w.log(old...)
+	q := admin.ReplayRequest{Run: "run", Limit: 1, By: admin.By{Who: "anna"}}
+	for !q.Position.Archived {
+		page, err := w.desk.replay(t.Context(), q)
+		w.must(err)
+		q.Position = page.Position
+	}
+	if ids := r.ids(); !slices.Equal(ids, idsOf(old)) || q.Position.From != logged[0].Archived {
+		t.Errorf("of the archive %q, then from %d, want %d", ids, q.Position.From, logged[0].Archived)
+	}
+	w.replay(q)
+	ids, want := r.ids(), idsOf(logged)
+	slices.Sort(ids)
+	if slices.Sort(want); !slices.Equal(ids, want) {
+		t.Errorf("of the log %q, want %q", ids, want)
+	}
+}
+
+// A reading that has lost a message says so, and the replay goes on from the last one that it had.
+func TestReadingSeesAHole(t *testing.T) {
+	w := newWorld(t)
+	w.publish(userOf(0, 1), 3)
+	r, err := w.desk.read(t.Context(), fabric.MsgStream(0), from(jetstream.ConsumerConfig{}, 1, 0))
+	w.must(err)
+	defer r.close(t.Context())
+	if r.left != 2 {
+		t.Errorf("%d left behind the first of three", r.left)
+	}
+	if _, meta, err := r.next(); err != nil || meta.Sequence.Stream != 2 {
+		t.Errorf("%+v, %v", meta, err)
+	}
+	r.last = 0 // as if the first had not come
+	if _, _, err := r.next(); !errors.Is(err, errHole) {
+		t.Errorf("%v", err)
 	}
 }

@@ -220,7 +220,7 @@ func TestReplayLeavesAloneWhatIsArchivedLater(t *testing.T) {
 	q := admin.ReplayRequest{Run: "run", Limit: 1, By: admin.By{Who: "anna"}}
 	page, err := w.desk.replay(t.Context(), q)
 	w.must(err)
-	w.publish(user(2), 1)
+	w.publish(user(1), 1)
 	q.Position = page.Position
 	q.Limit = 0
 	page, err = w.desk.replay(t.Context(), q)
