@@ -77,10 +77,20 @@ func (s *Service) reportedUntil(ctx context.Context, now time.Time) (time.Time, 
 	if err != nil {
 		return time.Time{}, fmt.Errorf("look into %s: %w", fabric.AckStream, err)
 	}
-	if state := reports.CachedInfo().State; state.Msgs > 0 && state.FirstTime.Before(now) {
-		return state.FirstTime, nil
+	state := reports.CachedInfo().State
+	if state.Msgs == 0 || !state.FirstTime.Before(now) {
+		return now, nil
 	}
-	return now, nil
+	// A restart of the server can leave a message behind that the consumer holds for acknowledged (partition.Read knows
+	// it as well): nobody will ever take it, and nobody must wait for it.
+	reader, err := reports.Consumer(ctx, fabric.CollectConsumer)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("look into %s: %w", fabric.AckStream, err)
+	}
+	if info := reader.CachedInfo(); info.NumPending == 0 && info.NumAckPending == 0 {
+		return now, nil
+	}
+	return state.FirstTime, nil
 }
 
 // prober looks whether the nodes that have users are alive. One of all collects does it: the owner of partition 0. All of

@@ -2,6 +2,7 @@ package push
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -80,6 +81,9 @@ func (w *world) heardOf() map[string]history.Cursor {
 	for seq := state.FirstSeq; seq <= state.LastSeq && state.Msgs > 0; seq++ {
 		m, err := stream.GetMsg(w.t.Context(), seq)
 		must(w.t, err)
+		if !strings.HasPrefix(m.Subject, subject.Ack("")) {
+			continue // presence
+		}
 		var batch []history.Cursor
 		must(w.t, json.Unmarshal(m.Data, &batch))
 		for _, c := range batch {

@@ -50,10 +50,11 @@ func (p *presence) note(user subject.Address) {
 func (p *presence) take() map[subject.Address]int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	changed := p.changed
-	if len(changed) > 0 {
-		p.changed = make(map[subject.Address]int64)
+	if len(p.changed) == 0 {
+		return nil
 	}
+	changed := p.changed
+	p.changed = make(map[subject.Address]int64)
 	return changed
 }
 

@@ -209,6 +209,9 @@ func (w *world) acked() map[string]uint64 {
 	for seq := state.FirstSeq; seq <= state.LastSeq && state.Msgs > 0; seq++ {
 		m, err := stream.GetMsg(w.t.Context(), seq)
 		must(w.t, err)
+		if !strings.HasPrefix(m.Subject, subject.Ack("")) {
+			continue // presence
+		}
 		var batch []history.Cursor
 		must(w.t, json.Unmarshal(m.Data, &batch))
 		for _, c := range batch {
