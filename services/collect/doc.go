@@ -2,16 +2,20 @@
 // then hands it on: to the log of its partition, from which dispatch reads. It also keeps the devices' cursors and
 // answers what is in a mailbox.
 //
-// Streams in: WEFT_IN_<p> (the stream door, read by the partition's owner), WEFT_ACK (acknowledgements, any collect).
+// Streams in: WEFT_IN_<p> (the stream door, read by the partition's owner), WEFT_ACK (acknowledgements and reports of
+// push and dispatch, any collect).
 // Subjects in: weft.publish.> (the request door, any collect), weft.collect.<p> (behind it, only the owner),
 // weft.history.{read,open,heads} (push nodes). HTTP in: POST /v1/messages and, on the same port, gRPC
 // (weft.v1.PublishService).
 // Streams out: WEFT_MSG_<p> (archived messages), WEFT_QUARANTINE, WEFT_RECEIPT.
 //
 // Goroutines, all owned by Service.Run: the HTTP server, the reader of WEFT_ACK, a bounded number of request handlers,
-// and for each partition that this process owns a reader of its stream, the term's loop, its purger, and one at most that
-// does what may hang, so that the loop can refuse requests meanwhile (insist.go).
+// and for each partition that this process owns a reader of its stream, the term's loop, its purger, one that settles
+// receipts of what expires, and one at most that does what may hang, so that the loop can refuse requests meanwhile
+// (insist.go).
 //
 // The way of a message reads: door.go, http.go or grpc.go (request door) or intake.go (stream door), term.go (batch,
-// acknowledge), store.go (archive; what to do with a message that it refuses), log.go, quarantine.go.
+// acknowledge), store.go (archive; what to do with a message that it refuses), log.go, quarantine.go. What becomes of it
+// reads: acks.go (acknowledgements), settle.go (what expires or is deleted), receipts.go (what publishers are told),
+// routed.go.
 package collect

@@ -22,11 +22,16 @@ const (
 	settlePages = 20
 )
 
-// settle closes the receipts of messages that have expired, until ctx ends. At the beginning of a term, and after NATS was
-// away, acknowledgements that came in time may be still on their way: it waits for them.
+// settle closes the receipts of messages that have expired, until ctx ends.
 func (t *term) settle(ctx context.Context) error {
 	reconnected := t.nc.StatusChanged(nats.CONNECTED)
 	defer t.nc.RemoveStatusListener(reconnected)
+	return t.settleNowAndThen(ctx, reconnected)
+}
+
+// settleNowAndThen waits at the beginning of a term, and after NATS was away: acknowledgements that came in time may be
+// still on their way.
+func (t *term) settleNowAndThen(ctx context.Context, reconnected <-chan nats.Status) error {
 	look := time.NewTicker(settleEvery)
 	defer look.Stop()
 	from := time.Now().Add(settleGrace)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -321,6 +322,47 @@ func (u *unsettled) Lapsed(context.Context, int, int64, int64, int) ([]archive.L
 	if time.Now().Before(u.until) {
 		return nil, errBooks
 	}
+	return nil, nil
+}
+
+// TestSettlingWaitsForAcknowledgementsUnderWay at the beginning of a term, and when NATS is back.
+func TestSettlingWaitsForAcknowledgementsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := slog.New(slog.DiscardHandler)
+		a := &looked{}
+		s := &Service{cfg: DefaultConfig(), log: log, faults: service.NewFaults(log), archive: a}
+		ctx, cancel := context.WithCancel(t.Context())
+		reconnected := make(chan nats.Status)
+		ended := make(chan error, 1)
+		go func() { ended <- (&term{Service: s}).settleNowAndThen(ctx, reconnected) }()
+		looks := func(after time.Duration, want int32) {
+			t.Helper()
+			<-time.After(after)
+			synctest.Wait()
+			if n := a.times.Swap(0); n != want {
+				t.Errorf("%d looks within %s, want %d", n, after, want)
+			}
+		}
+		looks(settleGrace-500*time.Millisecond, 0)
+		looks(10*settleEvery, 10)
+		reconnected <- nats.CONNECTED
+		looks(settleGrace-500*time.Millisecond, 0)
+		looks(10*settleEvery, 10)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// looked is an archive that counts how often it was asked what lapsed.
+type looked struct {
+	archive.Archive
+	times atomic.Int32
+}
+
+func (l *looked) Lapsed(context.Context, int, int64, int64, int) ([]archive.Lapsed, error) {
+	l.times.Add(1)
 	return nil, nil
 }
 
