@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,7 +31,9 @@ func (w *world) replay(entries ...message.Addressed) ([]node.Fate, error) {
 	for _, e := range entries {
 		frame = message.AppendEntry(frame, e.To, e.Entry)
 	}
-	reply, err := rpc.Send(w.t.Context(), w.nc, &nats.Msg{
+	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+	defer cancel()
+	reply, err := rpc.Send(ctx, w.nc, &nats.Msg{
 		Subject: subject.Dispatch(0), Data: frame, Header: nats.Header{node.HeaderReplay: {"run 1"}},
 	})
 	if err != nil {

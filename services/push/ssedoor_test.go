@@ -39,6 +39,9 @@ func openEvents(t testing.TB, to, token string, hello protocol.FromClient, two b
 	if hello.Device != "" {
 		query.Set("device", hello.Device)
 	}
+	if hello.Client != "" {
+		query.Set("client", hello.Client)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+to+protocol.PathSSE+"?"+query.Encode(), nil)
 	must(t, err)
