@@ -53,7 +53,7 @@ func TestAsyncAPIIsWhatAFabricDoes(t *testing.T) {
 
 func bearWitness(t *testing.T, kind string) *witness {
 	t.Helper()
-	f := &fabric{t: t, kind: kind, data: t.TempDir(), env: []string{"WEFT_HEARTBEAT=2s"}}
+	f := &fabric{t: t, kind: kind, data: t.TempDir(), env: []string{"WEFT_HEARTBEAT=2s", "WEFT_UNDELIVERED_AFTER=1s"}}
 	f.start()
 	t.Cleanup(f.stop)
 	return &witness{readDocument(t), f, map[string]bool{}}
@@ -129,7 +129,7 @@ func (w *witness) natsDoors() {
 		}
 		return sub
 	}
-	log, receipts, aside := subscribe("weft.msg.>"), subscribe(subject.ReceiptAll), subscribe(subject.QuarantineAll)
+	log, receipts, aside, told := subscribe("weft.msg.>"), subscribe(subject.ReceiptAll), subscribe(subject.QuarantineAll), subscribe(subject.EventAll)
 	published := map[string]bool{} // an id at an address is one message, and without one each is another
 	for _, to := range w.at("components", "parameters", "address")["examples"].([]any) {
 		for _, e := range w.examples("message") {
@@ -172,6 +172,8 @@ func (w *witness) natsDoors() {
 	w.hear("setAside", "quarantined", m.Header, nil)
 	m = w.arrived(receipts, "receipt")
 	w.hear("tell", "receipt", nil, m.Data)
+	m = w.arrived(told, "event") // that what was published waits
+	w.hear("announce", "event", nil, m.Data)
 }
 
 // asPublished is an example as a NATS message: the payload is JSON, unless the headers say otherwise.

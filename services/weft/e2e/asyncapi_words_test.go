@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 
+	lifecycle "github.com/weftpush/weft/shared/event"
 	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/problem"
 	"github.com/weftpush/weft/shared/protocol"
@@ -126,6 +127,7 @@ func TestAsyncAPIHasTheWordsOfGo(t *testing.T) {
 		"closeCode":   declarations(t, "shared/protocol", ofType("CloseCode")),
 		"why":         declarations(t, "shared/message", ofType("Why")),
 		"state":       declarations(t, "shared/message", ofType("State")),
+		"what":        declarations(t, "shared/event", ofType("What")),
 	} {
 		both(t, schema, words, d.alternatives(schema))
 	}
@@ -195,6 +197,7 @@ func TestAsyncAPIHasTheMembersOfGo(t *testing.T) {
 		"subscribed": reflect.TypeFor[protocol.Subscribed](), "unsubscribed": reflect.TypeFor[protocol.Subscribed](),
 		"close": reflect.TypeFor[protocol.Close](), "position": reflect.TypeFor[protocol.Ack](),
 		"problem": reflect.TypeFor[problem.Problem](), "receipt": reflect.TypeFor[message.Receipt](),
+		"event": reflect.TypeFor[lifecycle.Event](), "waiting": reflect.TypeFor[lifecycle.Message](),
 	} {
 		both(t, "members of "+schema, members(of), properties(schema))
 	}
@@ -235,13 +238,14 @@ func tags(t *testing.T, folder, name string) []string {
 var amongServices = []string{
 	"PublishAll", "Nodes", "AuthVerify", "AuthIssue", "HistoryRead", "HistoryOpen", "HistoryHeads", "AckAll", "QuarantineAll",
 	"ReceiptAll", "InMapping", "PartitionMapping", "InPartition", "InFilter", "MsgFilter", "Collect", "Node", "NodeControl", "Ack",
-	"Routed", "RoutedAll",
+	"Routed", "RoutedAll", "Presence", "PresenceAll", "EventAll", "Dispatch", "Admin", "InAnyPartition", "MsgAll", "MsgAnyPartition",
 }
 
 // channels are the others, with the address that asyncapi.yaml has for them.
 var channels = map[string]string{
 	"In": "weft.in.{tenant}.{address}", "Publish": "weft.publish.{tenant}.{address}", "Receipt": "weft.receipt.{tenant}.{address}",
 	"Quarantine": "weft.quarantine.{reason}.{tenant}.{address}", "Msg": "weft.msg.{partition}.{tenant}.{address}",
+	"Event": "weft.event.{tenant}.{what}",
 }
 
 func TestAsyncAPIHasTheSubjectsOfGo(t *testing.T) {
