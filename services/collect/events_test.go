@@ -257,7 +257,13 @@ func TestEventsAlternateWhateverHappens(t *testing.T) {
 	w := newWorld(t)
 	r := rand.New(rand.NewPCG(7, 9))    //nolint:gosec // a test
 	dice := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test
-	w.archive.Archive = &brittle{Archive: w.archive.Archive, fail: func(string) (bool, bool) { return dice.IntN(8) == 0, dice.IntN(8) == 0 }}
+	w.archive.Archive = &brittle{Archive: w.archive.Archive, fail: func(step string) (bool, bool) {
+		often := 6
+		if step == "report" {
+			often = 40 // as long as one comes again nobody is told to have gone
+		}
+		return dice.IntN(often) == 0, dice.IntN(often) == 0
+	}}
 	nodes := []*standIn{w.standIn("one"), w.standIn("two"), w.standIn("three")}
 	var users []subject.Address
 	for i := range 5 {
@@ -304,7 +310,7 @@ func TestEventsAlternateWhateverHappens(t *testing.T) {
 		})
 		turns += last.Turn
 	}
-	if turns < 10 {
+	if turns < 8 {
 		t.Errorf("only %d events: this shows nothing", turns)
 	}
 }
