@@ -160,7 +160,7 @@ func (a *Archive) Rows(ctx context.Context, to subject.Address, from uint64, lim
 	return rows, nil
 }
 
-// Scan's mark is the time of archiving and the key of the last row.
+// Scan goes by marks of the time of archiving and the key of the last row.
 func (a *Archive) Scan(ctx context.Context, partition int, since, until int64, mark string, limit int) ([]archive.Row, string, error) {
 	after := place{archived: since}
 	if mark != "" {

@@ -56,11 +56,11 @@ func (a *Archive) Asked(ctx context.Context, cursors []history.Cursor) ([]archiv
 			own = append(own, c)
 		}
 	}
-	any, err := a.anyAsked(ctx, own)
+	open, err := a.anyAsked(ctx, own)
 	if err != nil {
 		return nil, fmt.Errorf("mongodb: asked: %w", err)
 	}
-	if !any {
+	if !open {
 		return nil, nil
 	}
 	places, err := a.places(ctx, own)
@@ -123,7 +123,8 @@ func (a *Archive) askedIn(ctx context.Context, spans []span) ([]archive.Settled,
 	either := make(bson.A, len(spans))
 	for i, s := range spans {
 		either[i] = bson.D{
-			{Key: "address", Value: s.place.Address}, {Key: "asked", Value: true},
+			{Key: "address", Value: s.place.Address},
+			{Key: "asked", Value: true},
 			{Key: "seq", Value: bson.D{{Key: "$gt", Value: s.after}, {Key: "$lte", Value: s.upTo}}},
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/weftpush/weft/services/collect/archive/mongodb"
 	"github.com/weftpush/weft/shared/admin"
 	"github.com/weftpush/weft/shared/history"
+	"github.com/weftpush/weft/shared/ledger"
 	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/subject"
 )
@@ -203,5 +204,29 @@ func TestMailboxesAreAHint(t *testing.T) {
 		expectPending(t, a, "") // too old to be looked for
 		must(t, a.Since(t.Context(), subject.Partition(alice, 2), minute, func([]*message.Message) error { return nil }))
 		expectPending(t, a, "user:alice/1=a")
+	})
+
+	t.Run("pending is in the order of addresses, not of keys", func(t *testing.T) {
+		a := newDatabase(t, uri).opened()
+		for _, id := range []string{"a-b", "a", "a.b"} {
+			fill(t, a, subject.UserAddress("default", id), "1")
+		}
+		expectPending(t, a, "user:a.b/1=1 user:a/1=1 user:a-b/1=1") // =YS5i, a, a-b
+	})
+
+	t.Run("the first of the reports that cover a message counts", func(t *testing.T) {
+		a := newDatabase(t, uri).opened()
+		fill(t, a, alice, "1", "2", "3", "4")
+		for at, r := range []ledger.Routed{{From: 1, To: 4}, {From: 2, To: 3}, {From: 3, To: 3}} {
+			r.Address, r.At = alice.Tokens(), int64(at+1)
+			must(t, a.Route(t.Context(), []ledger.Routed{r}))
+		}
+		for seq := range uint64(4) {
+			steps, err := a.Steps(t.Context(), alice, seq+1)
+			must(t, err)
+			if steps.Routed == nil || steps.Routed.At != 1 {
+				t.Errorf("%d was routed first as %+v", seq+1, steps.Routed)
+			}
+		}
 	})
 }

@@ -100,15 +100,15 @@ func Open(ctx context.Context, uri, database string, facts archive.Facts) (*Arch
 	}
 	left, err := a.create(ctx, facts)
 	if err != nil {
-		return nil, errors.Join(err, a.disconnect())
+		return nil, errors.Join(err, a.disconnect(ctx))
 	}
-	a.run(left)
+	a.run(ctx, left)
 	return a, nil
 }
 
-// run begins the goroutines that Close ends.
-func (a *Archive) run(left func(context.Context) error) {
-	ctx, stop := context.WithCancel(context.Background())
+// run begins the goroutines that Close ends; the end of ctx does not.
+func (a *Archive) run(ctx context.Context, left func(context.Context) error) {
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	a.stop = stop
 	a.running.Go(func() { a.keep(ctx) })
 	if left == nil {
@@ -131,7 +131,9 @@ func (a *Archive) create(ctx context.Context, wanted archive.Facts) (left func(c
 		}
 	}
 	_, err = a.about.InsertOne(ctx, bson.D{
-		{Key: "_id", Value: factsKey}, {Key: "epoch", Value: mailbox.NewEpoch()}, {Key: "partitions", Value: wanted.Partitions},
+		{Key: "_id", Value: factsKey},
+		{Key: "epoch", Value: mailbox.NewEpoch()},
+		{Key: "partitions", Value: wanted.Partitions},
 		{Key: "ledger", Value: int64(ledgerVersion)},
 	})
 	if err != nil && !mongo.IsDuplicateKeyError(err) {
@@ -184,11 +186,12 @@ func (a *Archive) Close() error {
 	if err != nil {
 		err = fmt.Errorf("mongodb: close: mailboxes that hold something new stay unknown until somebody reads it: %w", err)
 	}
-	return errors.Join(err, a.disconnect())
+	return errors.Join(err, a.disconnect(ctx))
 }
 
-func (a *Archive) disconnect() error {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+// disconnect has its own time, also after ctx has ended.
+func (a *Archive) disconnect(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	if err := a.client.Disconnect(ctx); err != nil {
 		return fmt.Errorf("mongodb: close: %w", err)

@@ -17,7 +17,7 @@ const (
 	// ledgerVersion is what the facts of a database say once its mailboxes are listed and the ledger's indexes are built.
 	ledgerVersion = 1
 
-	upgradeChunk = 1000            // addresses listed at once
+	upgradeChunk = 100             // addresses listed at once
 	upgradePause = 5 * time.Second // before another try
 	// rolling is how long after the upgrade processes of the version before may still archive: what they do, no mailbox
 	// says. Whoever opens the database in that time reads what was archived since.
@@ -109,33 +109,36 @@ func (a *Archive) makeLedger(ctx context.Context) error {
 	return nil
 }
 
-// listMailboxes writes a document for each address of the messages there are. The server finds the addresses by skipping
-// along the index (address, id); each head is a look-up.
+// listMailboxes writes a document for each address of the messages there are. It goes from one address to the next along
+// the index (address, id), some thousand in a second, and holds no cursor meanwhile: servers end those that are idle.
 func (a *Archive) listMailboxes(ctx context.Context) error {
-	cursor, err := a.messages.Aggregate(ctx, mongo.Pipeline{
-		{{Key: "$sort", Value: bson.D{{Key: "address", Value: 1}}}},
-		{{Key: "$group", Value: bson.D{{Key: "_id", Value: "$address"}}}},
-	}, options.Aggregate().SetAllowDiskUse(true))
-	if err != nil {
-		return err
-	}
 	var chunk []subject.Address
-	err = each(ctx, cursor, func(d *struct {
-		Address string `bson:"_id"`
-	},
-	) (bool, error) {
-		to, err := subject.ParseTokens(d.Address)
+	for last := ""; ; {
+		var next struct {
+			Address string `bson:"address"`
+		}
+		err := a.messages.FindOne(ctx, bson.D{{Key: "address", Value: bson.D{{Key: "$gt", Value: last}}}},
+			options.FindOne().SetSort(bson.D{{Key: "address", Value: 1}}).
+				SetProjection(bson.D{{Key: "_id", Value: 0}, {Key: "address", Value: 1}})).Decode(&next)
+		if errors.Is(err, mongo.ErrNoDocuments) {
+			return a.listSome(ctx, chunk)
+		}
 		if err != nil {
-			return false, fmt.Errorf("address %q: %w", d.Address, err)
+			return err
+		}
+		last = next.Address
+		to, err := subject.ParseTokens(last)
+		if err != nil {
+			return fmt.Errorf("address %q: %w", last, err)
 		}
 		if chunk = append(chunk, to); len(chunk) < upgradeChunk {
-			return true, nil
+			continue
 		}
-		err = a.listSome(ctx, chunk)
+		if err := a.listSome(ctx, chunk); err != nil {
+			return err
+		}
 		chunk = chunk[:0]
-		return true, err
-	})
-	return errors.Join(err, a.listSome(ctx, chunk))
+	}
 }
 
 func (a *Archive) listSome(ctx context.Context, addresses []subject.Address) error {

@@ -2,6 +2,7 @@ package mongodb_test
 
 import (
 	"fmt"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -23,8 +24,13 @@ func (d database) before(to subject.Address, messages int, cursors map[string]in
 	d.archivedBefore(to, messages, time.Hour)
 	for device, seq := range cursors {
 		_, err := d.Collection("cursors").InsertOne(d.t.Context(), bson.D{
-			{Key: "_id", Value: to.Tenant + "/" + to.ID + "/" + tokens + "/" + device}, {Key: "tenant", Value: to.Tenant}, {Key: "user", Value: to.ID},
-			{Key: "address", Value: tokens}, {Key: "device", Value: device}, {Key: "seq", Value: seq}, {Key: "at", Value: int64(5)},
+			{Key: "_id", Value: to.Tenant + "/" + to.ID + "/" + tokens + "/" + device},
+			{Key: "tenant", Value: to.Tenant},
+			{Key: "user", Value: to.ID},
+			{Key: "address", Value: tokens},
+			{Key: "device", Value: device},
+			{Key: "seq", Value: seq},
+			{Key: "at", Value: int64(5)},
 		})
 		must(d.t, err)
 	}
@@ -37,10 +43,17 @@ func (d database) archivedBefore(to subject.Address, messages int, age time.Dura
 	hash := (&message.Message{Payload: []byte("1")}).Hash()
 	for seq := int64(1); seq <= int64(messages); seq++ {
 		_, err := d.Collection("messages").InsertOne(d.t.Context(), bson.D{
-			{Key: "_id", Value: fmt.Sprintf("%s/%020d", tokens, seq)}, {Key: "address", Value: tokens}, {Key: "seq", Value: seq},
-			{Key: "id", Value: fmt.Sprint("old-", seq)}, {Key: "partition", Value: int64(subject.Partition(to, 2))},
-			{Key: "archived", Value: time.Now().Add(-age).UnixMilli()}, {Key: "at", Value: int64(1)}, {Key: "expires", Value: int64(0)},
-			{Key: "hash", Value: hash[:]}, {Key: "why", Value: ""}, {Key: "payload", Value: []byte("1")},
+			{Key: "_id", Value: fmt.Sprintf("%s/%020d", tokens, seq)},
+			{Key: "address", Value: tokens},
+			{Key: "seq", Value: seq},
+			{Key: "id", Value: fmt.Sprint("old-", seq)},
+			{Key: "partition", Value: int64(subject.Partition(to, 2))},
+			{Key: "archived", Value: time.Now().Add(-age).UnixMilli()},
+			{Key: "at", Value: int64(1)},
+			{Key: "expires", Value: int64(0)},
+			{Key: "hash", Value: hash[:]},
+			{Key: "why", Value: ""},
+			{Key: "payload", Value: []byte("1")},
 		})
 		must(d.t, err)
 	}
@@ -54,6 +67,10 @@ func TestADatabaseOfBeforeTheLedger(t *testing.T) {
 	d.before(bob, 2, map[string]int64{"phone": 2})
 	d.before(carol, 2, nil)
 	d.before(news, 3, nil)
+	const more = 130 // than one chunk
+	for i := range more {
+		d.before(subject.UserAddress("default", fmt.Sprint("user-", i)), 1, map[string]int64{"phone": 1})
+	}
 	_, err := d.Collection("facts").InsertOne(t.Context(), bson.D{
 		{Key: "_id", Value: "facts"}, {Key: "epoch", Value: "of before"}, {Key: "partitions", Value: 2},
 	})
@@ -61,7 +78,11 @@ func TestADatabaseOfBeforeTheLedger(t *testing.T) {
 
 	const pending = "user:alice/4=old-4 user:carol/1=old-1 user:carol/2=old-2"
 	var group sync.WaitGroup
-	for range 3 { // processes that upgrade it at once
+	processes := 3 // that upgrade it at once
+	if os.Getenv("WEFT_TEST_MONGODB_URI") == "" {
+		processes = 1 // FerretDB v1 hangs when several upsert many documents at once
+	}
+	for range processes {
 		a := d.opened()
 		group.Go(func() {
 			if a.Facts().Epoch != "of before" {
@@ -74,6 +95,11 @@ func TestADatabaseOfBeforeTheLedger(t *testing.T) {
 	d.becomes(bob, box{Head: 2})
 	d.becomes(carol, box{Head: 2, Open: true})
 	d.becomes(news, box{Head: 3})
+	listed, err := d.Collection("mailboxes").CountDocuments(t.Context(), bson.D{})
+	must(t, err)
+	if listed != more+4 {
+		t.Errorf("%d mailboxes are listed; want %d", listed, more+4)
+	}
 	upgraded, err := d.Collection("facts").CountDocuments(t.Context(), bson.D{{Key: "ledger", Value: int64(1)}})
 	must(t, err)
 	if upgraded != 1 {
