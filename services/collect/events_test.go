@@ -375,3 +375,31 @@ func TestNobodyGoesWhileNATSIsAway(t *testing.T) {
 		t.Errorf("alice is told %s", line)
 	}
 }
+
+func TestWhatIsDecided(t *testing.T) {
+	now, grace := time.UnixMilli(100_000), 10*time.Second
+	early, late := now.Add(-grace+time.Millisecond).UnixMilli(), now.Add(-grace).UnixMilli()
+	for name, c := range map[string]struct {
+		u     archive.Attendance
+		until time.Time
+		what  string // of the event that is opened
+		due   int64
+	}{
+		"came":                      {archive.Attendance{On: true, Since: 5, Noted: early}, now, "online at 5", now.UnixMilli()},
+		"came, by a clock ahead":    {archive.Attendance{On: true, Since: 200_000, Noted: early}, now, "online at 100000", now.UnixMilli()},
+		"is there as was told":      {archive.Attendance{On: true, Told: true, Turn: 3}, now, "", archive.NotDue},
+		"gone as was told":          {archive.Attendance{Noted: late}, now, "", archive.NotDue},
+		"gone, not for long":        {archive.Attendance{Told: true, Noted: early}, now, "", now.Add(time.Millisecond).UnixMilli()},
+		"gone for long":             {archive.Attendance{Told: true, Since: 7, Noted: late}, now, "offline at 7", now.UnixMilli()},
+		"gone, by a clock behind":   {archive.Attendance{Told: true, At: 9, Since: 7, Noted: late}, now, "offline at 9", now.UnixMilli()},
+		"gone, reports are missing": {archive.Attendance{Told: true, Noted: late}, now.Add(-time.Millisecond), "", now.UnixMilli()},
+	} {
+		got, what := decide(c.u, now, c.until, grace), ""
+		if got.Open {
+			what = fmt.Sprintf("%s at %d", map[bool]event.What{true: event.Online, false: event.Offline}[got.Told], got.At)
+		}
+		if what != c.what || got.Due != c.due || got.Open && got.Turn != c.u.Turn+1 || !got.Open && got.Turn != c.u.Turn {
+			t.Errorf("%s: %q, %+v; want %q, due at %d", name, what, got, c.what, c.due)
+		}
+	}
+}

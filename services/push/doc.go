@@ -8,7 +8,7 @@
 // translates them. session_test.go holds all of them to the same promises.
 //
 // Subjects in: weft.node.<id> (frames, answered), weft.node.<id>.ctl (orders, answered), weft.nodes (frames for every
-// node). Subjects out: weft.auth.verify, weft.history.{read,open,heads} (requests), weft.ack.<id> (stream WEFT_ACK),
+// node). Subjects out: weft.auth.verify, weft.history.{read,open,heads} (requests), weft.ack.<id> and weft.presence.<id> (stream WEFT_ACK),
 // weft.node.<other>.ctl (that another node's session has lost its device, or what its device acknowledges here).
 //
 // Goroutines, all owned by Service.Run: the HTTP server, and a handler for each stream (stream.go); one reader per WebSocket,
