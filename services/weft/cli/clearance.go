@@ -96,7 +96,7 @@ func (q *clearance) run(ctx context.Context, args []string) error {
 	q.change.By = q.by()
 	if !q.all {
 		if q.endpoint == admin.QuarantineDrop {
-			if err := q.confirmed(q.yes, fmt.Sprintf("Drop %s for good, at %s?", many(len(numbers), "message"), q.where.name)); err != nil {
+			if err := q.confirmed(ctx, q.yes, fmt.Sprintf("Drop %s for good, at %s?", many(len(numbers), "message"), q.where.name)); err != nil {
 				return err
 			}
 		}
@@ -112,7 +112,7 @@ func (q *clearance) run(ctx context.Context, args []string) error {
 	}
 	if total > 0 {
 		question := fmt.Sprintf("%s%s %s, at %s?", strings.ToUpper(q.verb[:1]), q.verb[1:], many(total, "message"), q.where.name)
-		if err := q.confirmed(q.yes, question); err != nil {
+		if err := q.confirmed(ctx, q.yes, question); err != nil {
 			return err
 		}
 	}

@@ -189,7 +189,7 @@ func (k *console) by() admin.By {
 
 // confirmed asks the person at the terminal whether to go on; yes is the flag that spares the question. Where nobody can be
 // asked it is a usage error; a no is errDeclined.
-func (k *console) confirmed(yes bool, question string) error {
+func (k *console) confirmed(ctx context.Context, yes bool, question string) error {
 	if yes {
 		return nil
 	}
@@ -200,7 +200,7 @@ func (k *console) confirmed(yes bool, question string) error {
 	if _, err := fmt.Fprintf(k.said, "%s [y/N] ", plain(question)); err != nil {
 		return fmt.Errorf("write: %w", err)
 	}
-	answer, err := readLine(k.command.Context(), in)
+	answer, err := readLine(ctx, in)
 	if err != nil {
 		return err
 	}

@@ -91,7 +91,7 @@ func readContext(name string) (natsSettings, error) {
 		}
 		file = filepath.Join(folder, "context", name+".json")
 	}
-	text, err := os.ReadFile(file)
+	text, err := os.ReadFile(file) //nolint:gosec // whoever names it may read it
 	if errors.Is(err, fs.ErrNotExist) {
 		known := "there are none; `nats context add` makes one"
 		if names := contextNames(); len(names) > 0 {

@@ -195,9 +195,9 @@ func (r *replay) asked(ctx context.Context, f admin.Filter) error {
 	case r.yes:
 		return nil
 	case r.resume != "":
-		return r.confirmed(false, fmt.Sprintf("Go on with replay %s at %s?", r.resumption.run, r.where.name))
+		return r.confirmed(ctx, false, fmt.Sprintf("Go on with replay %s at %s?", r.resumption.run, r.where.name))
 	case r.force:
-		return r.confirmed(false, fmt.Sprintf("Send again at %s, as new messages also what was acknowledged?", r.where.name))
+		return r.confirmed(ctx, false, fmt.Sprintf("Send again at %s, as new messages also what was acknowledged?", r.where.name))
 	}
 	page, err := r.count(ctx, f, 1)
 	if err != nil {
@@ -207,7 +207,7 @@ func (r *replay) asked(ctx context.Context, f admin.Filter) error {
 	if t.Messages == 0 {
 		return nil // it will say so
 	}
-	return r.confirmed(false, fmt.Sprintf("Send %s%s to %s again, at %s?", atLeast(t), many(t.Messages, "message"), many(t.Users, "mailbox"), r.where.name))
+	return r.confirmed(ctx, false, fmt.Sprintf("Send %s%s to %s again, at %s?", atLeast(t), many(t.Messages, "message"), many(t.Users, "mailbox"), r.where.name))
 }
 
 // pages asks for one page after the other until all is done. A page that is under way when ctx ends is waited for.
@@ -279,7 +279,7 @@ func (r *replay) stopped(err error) error {
 		return err
 	}
 	// Times that were said as how long ago have moved on: they are said exactly, by moment.String.
-	return &partlyError{err, again(r.command, []string{"resume"}, "--resume", r.resumption.String())}
+	return &partlyError{err, again(r.command, []string{"resume"}, "--resume", r.String())}
 }
 
 // replayed is what a replay prints as JSON.
@@ -296,7 +296,7 @@ func (r *replay) show(finished bool, took time.Duration) error {
 	if r.json() {
 		shown := replayed{Run: r.resumption.run, Finished: finished, ReplayCount: r.done, Took: took.Milliseconds()}
 		if !finished {
-			shown.Resume = r.resumption.String()
+			shown.Resume = r.String()
 		}
 		return jsonLine(r.out, shown)
 	}

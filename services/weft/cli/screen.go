@@ -35,12 +35,12 @@ func newScreen(w io.Writer) *screen {
 		return s
 	}
 	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) { //nolint:gosec // a file descriptor fits an int
+	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return s
 	}
 	s.terminal, s.colour = true, Terminal(w) && os.Getenv("TERM") != "dumb"
 	s.columns = func() int {
-		width, _, err := term.GetSize(int(f.Fd())) //nolint:gosec // a file descriptor fits an int
+		width, _, err := term.GetSize(int(f.Fd()))
 		if err != nil {
 			return 0
 		}
@@ -55,7 +55,7 @@ func terminal(r io.Reader) bool {
 		return true
 	}
 	f, ok := r.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a file descriptor fits an int
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // paint colours text where that is wanted.

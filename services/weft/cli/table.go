@@ -128,7 +128,7 @@ func (t *table) fit(columns int) []int {
 
 // dropEmpty removes the columns in which no row has anything.
 func (t *table) dropEmpty() {
-	for i := len(t.columns) - 1; i >= 0; i-- {
+	for i := range slices.Backward(t.columns) {
 		empty := true
 		for _, row := range t.rows {
 			empty = empty && row[i] == ""
