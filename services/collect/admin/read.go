@@ -17,6 +17,9 @@ const (
 	readAheadBytes = 2 << 20
 	// readPatience is how long the next message may take.
 	readPatience = time.Second
+	// readExpiry is how long a pull waits at the server: longer than a reading lives. What the server says when one ends, and
+	// the heartbeats of half that time, need room in the library's queue, which has just enough for the messages.
+	readExpiry = 30 * time.Second
 	// readForgotten is after how long the server removes the consumer of a collect that was killed.
 	readForgotten = 10 * time.Second
 )
@@ -49,7 +52,7 @@ func (d *Desk) read(ctx context.Context, from string, c jetstream.ConsumerConfig
 	if r.left == 0 {
 		return r, nil
 	}
-	r.messages, err = consumer.Messages(jetstream.PullExpiry(readPatience), jetstream.PullMaxMessagesWithBytesLimit(readAhead, readAheadBytes))
+	r.messages, err = consumer.Messages(jetstream.PullExpiry(readExpiry), jetstream.PullMaxMessagesWithBytesLimit(readAhead, readAheadBytes))
 	if err != nil {
 		r.close(ctx)
 		return nil, fmt.Errorf("read %s: %w", from, err)

@@ -185,11 +185,10 @@ func (r *run) border(ctx context.Context, p int) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	switch {
-	case first == nil: // an empty log: everything is in the archive alone
-		border = r.page.Position.End + 1
-	default:
+	if first != nil {
 		border = max(border, first.Archived)
+	} else { // an empty log: everything is in the archive alone
+		border = r.page.Position.End + 1
 	}
 	r.borders[p] = border
 	return border, nil

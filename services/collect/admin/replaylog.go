@@ -149,7 +149,7 @@ func (r *run) confirm(ctx context.Context, messages []*message.Message) error {
 		}
 		have := make(map[uint64]string, len(list)) // id by sequence
 		for first <= last {
-			most := int(min(last-first+1, rowsAtOnce)) //nolint:gosec // at most rowsAtOnce
+			most := int(min(last-first+1, rowsAtOnce))
 			rows, err := r.Archive.Rows(ctx, to, first, most)
 			if err != nil {
 				return err

@@ -72,7 +72,7 @@ func BlockSize(packed nats.Header) (int, error) {
 		return 0, nil
 	}
 	n, err := strconv.ParseUint(length, 10, 31)
-	return int(n), err //nolint:gosec // it has 31 bits
+	return int(n), err
 }
 
 // prefixable says whether there is room for a prefix before each header.
