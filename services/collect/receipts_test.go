@@ -63,6 +63,16 @@ func (b *books) at(step string) error {
 	return errBooks
 }
 
+// hasFailed waits until it has.
+func (b *books) hasFailed(t *testing.T) {
+	t.Helper()
+	select {
+	case <-b.failed:
+	case <-time.After(patience):
+		t.Fatal("the ledger was not asked to do what fails")
+	}
+}
+
 func (b *books) count(step string) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -252,7 +262,7 @@ func TestReceiptsSurviveACrashBetweenAnyTwoSteps(t *testing.T) {
 			last := w.asked(alice, 3)
 			b.fail(step)
 			w.ack(upTo(alice, "phone", last))
-			<-b.failed
+			b.hasFailed(t)
 			if told := w.told(); len(told) > 0 && step != "before advance" && step != "after advance" {
 				t.Errorf("told before it was stored: %v", told)
 			}

@@ -111,7 +111,7 @@ func TestAnAcknowledgementInTimeCounts(t *testing.T) {
 	b.fail("before asked")
 	afterwards := upTo(alice, "late", last) // heard in time, and handed over an hour later
 	w.ack(upTo(alice, "phone", last))
-	<-b.failed
+	b.hasFailed(t)
 	settler := w.settler()
 	settler.settleAt(t, time.Now().Add(time.Hour))
 	if told := w.told(); len(told) > 0 {
@@ -250,7 +250,7 @@ func TestTheFirstStateThatIsStoredHolds(t *testing.T) {
 	last := w.expiring(alice, 2, expires)
 	b.fail("after settle")
 	w.ack(upTo(alice, "phone", 1))
-	<-b.failed // delivered is stored, and not told
+	b.hasFailed(t) // delivered is stored, and not told
 	if err := w.settler().hasty(t.Context(), expires); !errors.Is(err, errBooks) {
 		t.Fatal(err)
 	}
