@@ -37,7 +37,7 @@ func (n *Service) Drain(ctx context.Context) error {
 // drainForGood does the same for an operator, and returns how many sessions were asked: the process stays, and takes no
 // session any more; who has not left in time is closed. Asking twice changes nothing.
 func (n *Service) drainForGood() (asked int) {
-	if n.Departed() {
+	if n.Refuses() {
 		return len(n.all())
 	}
 	asked = n.askAllToLeave()
@@ -67,8 +67,8 @@ func (n *Service) askAllToLeave() int {
 	return len(asked)
 }
 
-// Departed implements service.Departer: the node drains, or has.
-func (n *Service) Departed() bool { return n.until.Load() != 0 }
+// Refuses implements service.Refuser: the node drains, or has.
+func (n *Service) Refuses() bool { return n.until.Load() != 0 }
 
 // depart lets no session open from here on, and says whether it is the first to do so. Sessions that are opening are told
 // in their welcome's company.

@@ -66,7 +66,7 @@ func (n *Service) figures() admin.NodeAnswer {
 	sessions := n.all()
 	answer := admin.NodeAnswer{
 		Node: n.id, Host: host, PID: os.Getpid(), Listen: n.listener.Addr().String(),
-		Started: n.started.UnixMilli(), Now: time.Now().UnixMilli(), Draining: n.Departed(),
+		Started: n.started.UnixMilli(), Now: time.Now().UnixMilli(), Draining: n.Refuses(),
 		Sessions: len(sessions), Users: int(n.hub.users.Load()),
 		Opened: n.counts.opened.Load(), Sent: n.counts.sent.Load(), Acked: n.counts.acked.Load(),
 		Frames: n.counts.frames.Load(), Filled: n.counts.filled.Load(),

@@ -17,7 +17,7 @@ import (
 	"github.com/weftpush/weft/shared/subject"
 )
 
-var _ service.Departer = (*Service)(nil)
+var _ service.Refuser = (*Service)(nil)
 
 // order gives an order to a node and decodes the answer.
 func order[A any](w *world, n *running, o node.Order) (answer A) {
@@ -130,8 +130,8 @@ func TestANodeIsDrainedForGood(t *testing.T) {
 	w := newWorld(t)
 	n := w.node(func(n *Service) { n.cfg.Drain = 500 * time.Millisecond })
 	phone, tablet := n.device(t, "alice", "phone"), n.device(t, "alice", "tablet")
-	if n.Departed() {
-		t.Error("it has departed before it was told")
+	if n.Refuses() {
+		t.Error("it refuses before it was told")
 	}
 	for range 2 { // again changes nothing
 		if got := order[node.Drained](w, n, node.Order{Op: node.Drain}); got.Sessions != 2 {
@@ -151,8 +151,8 @@ func TestANodeIsDrainedForGood(t *testing.T) {
 	}
 	eventually(t, "nobody is left", func() bool { return len(n.all()) == 0 })
 	n.refused(t)
-	if got := order[node.Drained](w, n, node.Order{Op: node.Drain}); got.Sessions != 0 || !n.Departed() {
-		t.Errorf("then it says %d, departed %t", got.Sessions, n.Departed())
+	if got := order[node.Drained](w, n, node.Order{Op: node.Drain}); got.Sessions != 0 || !n.Refuses() {
+		t.Errorf("then it says %d, refuses %t", got.Sessions, n.Refuses())
 	}
 	begun = time.Now()
 	if err := n.Drain(t.Context()); err != nil || time.Since(begun) > time.Second {

@@ -32,9 +32,9 @@ type Drainer interface {
 	Drain(ctx context.Context) error
 }
 
-// Departer is a service that can be told, while it runs, to take no new work. It is not ready any more then.
-type Departer interface {
-	Departed() bool
+// Refuser is a service that can be told, while it runs, to take no new work. It is not ready any more then.
+type Refuser interface {
+	Refuses() bool
 }
 
 const (
@@ -219,7 +219,7 @@ func serveAdmin(ctx context.Context, address string, stopping <-chan struct{}, s
 				http.Error(w, "starting", http.StatusServiceUnavailable)
 				return
 			}
-			if d, ok := s.(Departer); ok && d.Departed() {
+			if r, ok := s.(Refuser); ok && r.Refuses() {
 				http.Error(w, "drained", http.StatusServiceUnavailable)
 				return
 			}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -241,3 +242,27 @@ func TestAServiceThatFailsEndsTheProcess(t *testing.T) {
 type canceled struct{ *fake }
 
 func (c canceled) Run(context.Context) error { return context.Canceled }
+
+// refuser is a fake that can be told to take no new work.
+type refuser struct {
+	*fake
+	refuses *atomic.Bool
+}
+
+func (r refuser) Refuses() bool { return r.refuses.Load() }
+
+// TestAServiceThatRefusesIsNotReady, and goes on.
+func TestAServiceThatRefusesIsNotReady(t *testing.T) {
+	r := refuser{newFake(), new(atomic.Bool)}
+	w := start(t, patience, r)
+	r.want(t, "run")
+	w.readyz(http.StatusOK, "ready")
+	r.refuses.Store(true)
+	w.readyz(http.StatusServiceUnavailable, "drained")
+	w.signals <- os.Interrupt
+	r.want(t, "end")
+	close(r.let)
+	if err := w.wait(); err != nil {
+		t.Error(err)
+	}
+}
