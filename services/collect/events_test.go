@@ -16,6 +16,7 @@ import (
 	"github.com/weftpush/weft/services/collect/archive"
 	"github.com/weftpush/weft/shared/event"
 	"github.com/weftpush/weft/shared/fabric"
+	"github.com/weftpush/weft/shared/history"
 	"github.com/weftpush/weft/shared/ledger"
 	"github.com/weftpush/weft/shared/node"
 	"github.com/weftpush/weft/shared/subject"
@@ -204,6 +205,10 @@ func (b *brittle) Attend(ctx context.Context, some []archive.Attendance) (held [
 		return err
 	})
 	return held, err
+}
+
+func (b *brittle) Advance(ctx context.Context, cursors []history.Cursor) error {
+	return b.step("advance", func() error { return b.Archive.Advance(ctx, cursors) })
 }
 
 func (b *brittle) MoveMark(ctx context.Context, p int, from, to archive.Mark) (moved bool, err error) {
