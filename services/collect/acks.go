@@ -129,7 +129,7 @@ func fetchReports(ctx context.Context, consumer jetstream.Consumer) (batch []jet
 	}
 	more, err := consumer.FetchNoWait(ackFetch - 1)
 	if err != nil {
-		return batch, nil //nolint:nilerr // the next fetch says it
+		return batch, nil // the next fetch says it
 	}
 	for msg := range more.Messages() {
 		batch = append(batch, msg)

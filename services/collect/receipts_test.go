@@ -252,6 +252,7 @@ func TestEachMessageHasOneReceiptOfEachDevice(t *testing.T) {
 
 // TestReceiptsSurviveACrashBetweenAnyTwoSteps: what was done is done again by somebody else, with the same receipts.
 func TestReceiptsSurviveACrashBetweenAnyTwoSteps(t *testing.T) {
+	t.Parallel()
 	for _, step := range []string{"before asked", "after asked", "before settle", "after settle", "before advance", "after advance"} {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
@@ -375,7 +376,8 @@ func TestAcknowledgementsOfAnyNode(t *testing.T) {
 	old.At, ahead.At = 0, time.Now().Add(time.Hour).UnixMilli()
 	w.ack(old, ahead)
 	for _, m := range []*nats.Msg{
-		{Subject: subject.Ack("x"), Data: []byte("no JSON")}, {Subject: subject.Routed("x"), Data: []byte("{}")},
+		{Subject: subject.Ack("x"), Data: []byte("no JSON")},
+		{Subject: subject.Routed("x"), Data: []byte("{}")},
 		{Subject: subject.Ack("x"), Data: []byte(`[{"tenant":"default","user":"alice","device":"other","address":"default.user.alice","seq":1}]`), Header: nats.Header{history.HeaderEpoch: {"another"}}},
 	} {
 		if _, err := w.js.PublishMsg(t.Context(), m); err != nil {

@@ -157,6 +157,7 @@ func TestAnAcknowledgementAfterItExpired(t *testing.T) {
 
 // TestSettlingSurvivesACrashBetweenAnyTwoSteps: the message is closed only after its receipts are out.
 func TestSettlingSurvivesACrashBetweenAnyTwoSteps(t *testing.T) {
+	t.Parallel()
 	for _, step := range []string{"before settle", "after settle", "before close", "after close"} {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
