@@ -44,6 +44,9 @@ func (s *Service) announce(ctx context.Context, partition int) error {
 
 func (s *Service) announceDue(ctx context.Context, partition int) error {
 	for range announcePages {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		now := time.Now()
 		var due []archive.Attendance
 		err := s.withArchive(ctx, func(ctx context.Context) (err error) {
@@ -56,7 +59,7 @@ func (s *Service) announceDue(ctx context.Context, partition int) error {
 		if err := s.announceSome(ctx, due, now); err != nil {
 			return err
 		}
-		if len(due) < announceMost || ctx.Err() != nil {
+		if len(due) < announceMost {
 			return nil
 		}
 	}
@@ -93,16 +96,17 @@ func (s *Service) announceSome(ctx context.Context, due []archive.Attendance, no
 // decideAll stores what is to be told of each user, and returns those of whom that holds; the others are due again.
 func (s *Service) decideAll(ctx context.Context, due []archive.Attendance, now time.Time) (decided []archive.Attendance, err error) {
 	var fresh []archive.Attendance
-	until := now
+	until, asked := now, false
 	for i, u := range due {
 		switch {
 		case u.Open:
 			decided = append(decided, due[i])
 			continue
-		case u.Told && !u.On && until == now: // only absence is concluded from what was not reported
+		case u.Told && !u.On && !asked: // only absence is concluded from what was not reported
 			if until, err = s.reportedUntil(ctx, now); err != nil {
 				return nil, err
 			}
+			asked = true
 		}
 		fresh = append(fresh, decide(u, now, until, s.cfg.OfflineAfter))
 	}

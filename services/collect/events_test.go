@@ -260,8 +260,8 @@ func TestACrashBetweenAnyTwoSteps(t *testing.T) {
 // time. Of each user online and offline alternate, and the last one is true.
 func TestEventsAlternateWhateverHappens(t *testing.T) {
 	w := newWorld(t)
-	r := rand.New(rand.NewPCG(7, 9))    //nolint:gosec // a test
-	dice := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test
+	r := rand.New(rand.NewPCG(7, 9))
+	dice := rand.New(rand.NewPCG(1, 2))
 	w.archive.Archive = &brittle{Archive: w.archive.Archive, fail: func(step string) (bool, bool) {
 		often := 6
 		if step == "report" {

@@ -3,6 +3,7 @@ package push
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 	"syscall"
@@ -168,11 +169,7 @@ func TestWhatCouldNotBeReportedIsReportedLater(t *testing.T) {
 func (p *presence) waiting() map[subject.Address]int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	some := map[subject.Address]int64{}
-	for u, at := range p.changed {
-		some[u] = at
-	}
-	return some
+	return maps.Clone(p.changed)
 }
 
 // TestAStoppedNodeReportsWhoIsLeft: two nodes; one is stopped for 7 s, a device of it moves to the other one meanwhile. What

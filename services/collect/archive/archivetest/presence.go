@@ -261,7 +261,7 @@ func presenceForget(s *suite) {
 // each node said last.
 func presenceRandom(s *suite) {
 	const nodes, users, numbers = 3, 4, 12
-	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test that can be repeated
+	r := rand.New(rand.NewPCG(1, 2))
 	now := time.UnixMilli(1_000_000)
 	there := map[subject.Address]bool{}
 	var reports []archive.Report

@@ -105,7 +105,7 @@ func (a *Archive) report(ctx context.Context, r archive.Report, now, grace int64
 		return err
 	}
 	if r.Rest > 0 || rest > mailbox.Number(r.Number) {
-		return a.clear(ctx, r.Node, rest, r.Presence.At, now, grace)
+		return a.clear(ctx, r.Node, rest, r.At, now, grace)
 	}
 	return nil
 }

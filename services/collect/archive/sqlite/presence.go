@@ -83,7 +83,7 @@ func (a *Archive) Report(ctx context.Context, reports []archive.Report, now time
 	for _, r := range reports {
 		err := a.change(ctx, func(ctx context.Context, tx prepared) error { return a.report(ctx, tx, r, now.UnixMilli(), grace) })
 		if err == nil && r.Rest > 0 {
-			err = a.clear(ctx, r.Node, r.Rest, r.Presence.At, now.UnixMilli(), grace)
+			err = a.clear(ctx, r.Node, r.Rest, r.At, now.UnixMilli(), grace)
 		}
 		if err != nil {
 			return fmt.Errorf("sqlite: presence at %s: %w", r.Node, err)
