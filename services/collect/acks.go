@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/weftpush/weft/services/collect/archive"
@@ -61,6 +62,31 @@ func (s *Service) readAcks(ctx context.Context) error {
 	return nil
 }
 
+// report is a message of WEFT_ACK, however it was read.
+type report interface {
+	Subject() string
+	Headers() nats.Header
+	Data() []byte
+}
+
+// kind is a kind of report, and what is done with some of it.
+type kind struct {
+	step, subjects string
+	take           func(context.Context, []report) error
+}
+
+func (s *Service) kinds() []kind {
+	return []kind{
+		{"raise cursors", subject.AckAll, s.takeAcks},
+		{"note routes", subject.RoutedAll, s.takeRouted},
+		{"note who is where", subject.PresenceAll, s.takePresence},
+	}
+}
+
+func (k kind) has(r report) bool {
+	return strings.HasPrefix(r.Subject(), strings.TrimSuffix(k.subjects, ">"))
+}
+
 // takeReports does one batch, each kind of report by itself: one that fails keeps no other up.
 func (s *Service) takeReports(ctx context.Context, consumer jetstream.Consumer) (full bool, err error) {
 	batch, err := fetchReports(ctx, consumer)
@@ -69,25 +95,19 @@ func (s *Service) takeReports(ctx context.Context, consumer jetstream.Consumer) 
 	}
 	var failed []error
 	rest := batch
-	for _, kind := range []struct {
-		step, subjects string
-		take           func(context.Context, []jetstream.Msg) error
-	}{
-		{"raise cursors", subject.AckAll, s.takeAcks},
-		{"note routes", subject.RoutedAll, s.takeRouted},
-		{"note who is where", subject.PresenceAll, s.takePresence},
-	} {
+	for _, kind := range s.kinds() {
 		var of, others []jetstream.Msg
+		var reports []report
 		for _, msg := range rest {
-			if strings.HasPrefix(msg.Subject(), strings.TrimSuffix(kind.subjects, ">")) {
-				of = append(of, msg)
+			if kind.has(msg) {
+				of, reports = append(of, msg), append(reports, msg)
 			} else {
 				others = append(others, msg)
 			}
 		}
 		rest = others
 		if len(of) > 0 {
-			failed = append(failed, settled(of, kind.step, kind.take(ctx, of)))
+			failed = append(failed, settled(of, kind.step, kind.take(ctx, reports)))
 		}
 	}
 	return len(batch) == ackFetch, errors.Join(append(failed, settled(rest, "nobody knows their subject", nil))...)
@@ -141,7 +161,7 @@ func fetchReports(ctx context.Context, consumer jetstream.Consumer) (batch []jet
 // are stored, then published, and only then the cursors are raised, which makes the acknowledgements old. A crash between
 // any two steps repeats them, with the same receipts. While receipts can't be published, the cursors that owe none are
 // raised all the same; the others wait, and Redis has them.
-func (s *Service) takeAcks(ctx context.Context, msgs []jetstream.Msg) error {
+func (s *Service) takeAcks(ctx context.Context, msgs []report) error {
 	cursors := s.cursorsOf(msgs)
 	if len(cursors) == 0 {
 		return nil
@@ -183,7 +203,7 @@ func (s *Service) withArchive(ctx context.Context, do func(context.Context) erro
 
 // cursorsOf reads acknowledgements. Those of an archive that was before this one are left out: their numbers would hide
 // new messages.
-func (s *Service) cursorsOf(msgs []jetstream.Msg) []history.Cursor {
+func (s *Service) cursorsOf(msgs []report) []history.Cursor {
 	var cursors []history.Cursor
 	now := time.Now().UnixMilli()
 	for _, msg := range msgs {
@@ -202,13 +222,13 @@ func (s *Service) cursorsOf(msgs []jetstream.Msg) []history.Cursor {
 	return cursors
 }
 
-func (s *Service) ofThisEpoch(msg jetstream.Msg) bool {
+func (s *Service) ofThisEpoch(msg report) bool {
 	said := msg.Headers().Get(history.HeaderEpoch)
 	return said == "" || said == s.archive.Facts().Epoch
 }
 
 // readReport decodes a report. Only our own services write here: of one that can't be read there is nothing to save.
-func (s *Service) readReport(msg jetstream.Msg, v any) bool {
+func (s *Service) readReport(msg report, v any) bool {
 	if err := json.Unmarshal(msg.Data(), v); err != nil {
 		s.faults.Note("read a report", err)
 		return false

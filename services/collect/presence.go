@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weftpush/weft/services/collect/archive"
@@ -36,7 +35,7 @@ const (
 )
 
 // takePresence stores what nodes reported of their users.
-func (s *Service) takePresence(ctx context.Context, msgs []jetstream.Msg) error {
+func (s *Service) takePresence(ctx context.Context, msgs []report) error {
 	var reports []archive.Report
 	for _, msg := range msgs {
 		r := archive.Report{Node: strings.TrimPrefix(msg.Subject(), subject.Presence(""))}
@@ -77,20 +76,11 @@ func (s *Service) reportedUntil(ctx context.Context, now time.Time) (time.Time, 
 	if err != nil {
 		return time.Time{}, fmt.Errorf("look into %s: %w", fabric.AckStream, err)
 	}
-	state := reports.CachedInfo().State
-	if state.Msgs == 0 || !state.FirstTime.Before(now) {
-		return now, nil
+	// What a restart of the server left behind (orphans.go) is waited for, too: it is taken in soon.
+	if state := reports.CachedInfo().State; state.Msgs > 0 && state.FirstTime.Before(now) {
+		return state.FirstTime, nil
 	}
-	// A restart of the server can leave a message behind that the consumer holds for acknowledged (partition.Read knows
-	// it as well): nobody will ever take it, and nobody must wait for it.
-	reader, err := reports.Consumer(ctx, fabric.CollectConsumer)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("look into %s: %w", fabric.AckStream, err)
-	}
-	if info := reader.CachedInfo(); info.NumPending == 0 && info.NumAckPending == 0 {
-		return now, nil
-	}
-	return state.FirstTime, nil
+	return now, nil
 }
 
 // prober looks whether the nodes that have users are alive. One of all collects does it: the owner of partition 0. All of

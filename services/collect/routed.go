@@ -3,13 +3,11 @@ package collect
 import (
 	"context"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/weftpush/weft/shared/ledger"
 )
 
 // takeRouted hands the archive what dispatches report: how far they have routed, and to which nodes.
-func (s *Service) takeRouted(ctx context.Context, msgs []jetstream.Msg) error {
+func (s *Service) takeRouted(ctx context.Context, msgs []report) error {
 	var reports []ledger.Routed
 	for _, msg := range msgs {
 		var some []ledger.Routed

@@ -8,7 +8,6 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/weftpush/weft/services/collect/archive"
-	"github.com/weftpush/weft/shared/fabric"
 )
 
 const (
@@ -74,7 +73,7 @@ func (t *term) settleLapsed(ctx context.Context, now time.Time, deleted int64) (
 	}
 	expired, err := t.surelyExpired(ctx, now)
 	if err != nil {
-		return false, fmt.Errorf("look into %s: %w", fabric.AckStream, err)
+		return false, err
 	}
 	for range settlePages {
 		lapsed, err := t.lapsing(ctx, expired, deleted, lapsedMost)
@@ -101,16 +100,8 @@ func (t *term) settleLapsed(ctx context.Context, now time.Time, deleted int64) (
 // surelyExpired is until when messages have expired (ms since 1970) without an acknowledgement being under way that came
 // in time: one that waits in WEFT_ACK is not older than the oldest report there, and nodes do not keep one for long.
 func (t *term) surelyExpired(ctx context.Context, now time.Time) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
-	defer cancel()
-	reports, err := t.js.Stream(ctx, fabric.AckStream)
-	if err != nil {
-		return 0, err
-	}
-	if state := reports.CachedInfo().State; state.Msgs > 0 && state.FirstTime.Before(now) {
-		now = state.FirstTime
-	}
-	return now.Add(-settleGrace).UnixMilli(), nil
+	until, err := t.reportedUntil(ctx, now)
+	return until.Add(-settleGrace).UnixMilli(), err
 }
 
 func (t *term) lapsing(ctx context.Context, expired, deleted int64, limit int) ([]archive.Lapsed, error) {

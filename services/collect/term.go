@@ -83,6 +83,7 @@ func (s *Service) own(ctx context.Context, p int) error {
 	group.Go(func() error { return s.lookForWaiting(ctx, p) })
 	if p == 0 {
 		group.Go(func() error { return s.probeNodes(ctx) })
+		group.Go(func() error { return s.adopt(ctx) })
 	}
 	err = group.Wait()
 	t.closeDoor(sub)
