@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -275,12 +276,15 @@ func (k *console) records(records []admin.Record, limit int) error {
 		{title: "WHO", cut: true},
 		{title: "ACTION", code: in(bold)},
 		{title: "COUNT", right: true},
-		{title: "WHAT", cut: true},
-		{title: "DETAIL", last: true},
-		{title: "NOTE", last: true, code: in(green)},
+		{title: "WHAT", wrap: true},
+		{title: "NOTE", wrap: true, code: in(green)},
 	}}
 	for _, r := range records {
-		t.row(clock(r.At, now), r.By.Who, r.Action, thousands(r.Count), filterWords(r.Filter, now), r.Detail, r.By.Note)
+		what := filterWords(r.Filter, now)
+		if r.Detail != "" {
+			what += "; " + r.Detail
+		}
+		t.row(clock(r.At, now), r.By.Who, r.Action, thousands(r.Count), what, r.By.Note)
 	}
 	if err := t.write(k.out); err != nil {
 		return err
@@ -290,6 +294,15 @@ func (k *console) records(records []admin.Record, limit int) error {
 		k.say("next page: %s", again(k.command, []string{"before"}, "--before", oldest.String()))
 	}
 	return nil
+}
+
+// place is where a member of a filter stands: what names one message or user first.
+func place(name string) int {
+	order := []string{"number", "node", "user", "device", "topic", "to", "id"}
+	if i := slices.Index(order, name); i >= 0 {
+		return i
+	}
+	return len(order)
 }
 
 // filterWords is a record's filter in a few words: user=alice since=10:15:00.
@@ -304,8 +317,16 @@ func filterWords(filter json.RawMessage, now time.Time) string {
 		return string(filter)
 	}
 	var words []string
-	for _, name := range sortedKeys(members) {
+	names := sortedKeys(members)
+	slices.SortStableFunc(names, func(a, b string) int { return place(a) - place(b) })
+	for _, name := range names {
 		value := members[name]
+		if name == "tenant" && value == subject.DefaultTenant && len(members) > 1 {
+			continue
+		}
+		if id, text := value.(string); text && name == "node" {
+			value = short(id)
+		}
 		if ms, number := value.(json.Number); number && (name == "since" || name == "until") {
 			n, err := ms.Int64()
 			if err == nil {

@@ -125,7 +125,7 @@ func TestAuditRecords(t *testing.T) {
 	if got.code != ExitDone || asked != (admin.RecordsRequest{Before: 1795395600000, Action: "replay", Limit: 2}) {
 		t.Fatalf("%+v, asked with %+v", got, asked)
 	}
-	has(t, got.out, "alice@laptop  replay    500  since=2001-09-", "user=bob", "finished", "INC-1", "replay      0  everything")
+	has(t, got.out, "alice@laptop  replay    500  user=bob since=2001-09-", "; finished", "INC-1", "replay      0  everything")
 	next := goesOn(t, got.said, "audit records")
 	if got = operate(t, NewAudit(), append([]string{"records"}, next...)...); got.code != ExitDone || asked.Before != at-1 || asked.Action != "replay" {
 		t.Errorf("%v: %+v, asked with %+v", next, got, asked)

@@ -242,7 +242,7 @@ func (q *clearance) finish(bar *progress, o outcome, err error, left []uint64) e
 	}
 	for _, f := range o.Failed {
 		q.say("%d: %v", f.Number, f.Problem)
-		if !q.all {
+		if !q.all && f.Code != problem.NotFound { // what is gone stays gone
 			left = append(left, f.Number)
 		}
 	}
@@ -258,6 +258,9 @@ func (q *clearance) finish(bar *progress, o outcome, err error, left []uint64) e
 	if len(o.Done) == 0 {
 		return err
 	}
+	if !q.all && len(left) == 0 {
+		return &partlyError{err: err} // nothing is left to be done
+	}
 	more := make([]string, len(left))
 	for i, number := range left {
 		more[i] = strconv.FormatUint(number, 10)
@@ -272,7 +275,10 @@ func (q *clearance) show(o outcome) error {
 	if !q.all {
 		for _, d := range o.Done {
 			text := fmt.Sprintf("%d %s", d.Number, q.done)
-			if d.ID != "" {
+			switch {
+			case d.ID != "" && q.endpoint == admin.QuarantineDrop:
+				text += ", its id was " + plain(d.ID)
+			case d.ID != "":
 				text += " as " + plain(d.ID)
 			}
 			if d.Stream != "" {

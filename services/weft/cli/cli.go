@@ -25,6 +25,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -67,14 +68,38 @@ func ExitCode(err error) int {
 func Usage(c *cobra.Command) *cobra.Command {
 	hint := func(err error) error { return usagef("%w; `%s --help` shows how", err, c.CommandPath()) }
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return hint(err) })
+	c.SuggestionsMinimumDistance = 2
 	check := c.Args
 	c.Args = func(c *cobra.Command, args []string) error {
-		if err := check(c, args); err != nil {
-			return hint(err)
+		err := check(c, args)
+		if err == nil {
+			return nil
+		}
+		if len(args) > 0 && check(c, nil) == nil { // it takes none
+			err = fmt.Errorf("there is no argument %q to take", args[0])
+			if c.HasSubCommands() {
+				err = fmt.Errorf("there is no command %q", c.CommandPath()+" "+args[0])
+				if like := c.SuggestionsFor(args[0]); len(like) > 0 {
+					err = fmt.Errorf("%w; is `%s %s` meant?", err, c.CommandPath(), strings.Join(like, "` or `"+c.CommandPath()+" "))
+				}
+			}
+		}
+		return hint(err)
+	}
+	return c
+}
+
+// one is the check of a command that takes one argument: what it is called, and what it is.
+func one(name, what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0 || args[0] == "":
+			return fmt.Errorf("%s is missing: %s", name, what)
+		case len(args) > 1:
+			return fmt.Errorf("one %s is taken, not %d; quote one that has spaces", name, len(args))
 		}
 		return nil
 	}
-	return c
 }
 
 // fabric is the flags by which a command finds a fabric.

@@ -316,16 +316,23 @@ func TestUsageErrorsAreTold(t *testing.T) {
 		args    []string
 		want    string
 	}{
+		"trace of nothing":    {NewTrace(), nil, "ID is missing: "},
+		"user with a space":   {NewUser(), []string{"a", "b"}, "one USER is taken, not 2"},
+		"kick of an unset":    {NewKick(), []string{""}, "USER is missing"},
+		"unset device":        {NewKick(), []string{"alice", "--device", ""}, "--device is empty"},
+		"unset user":          {NewReplay(), []string{"--user", "", "--since", "1h", "--yes"}, "--user is empty"},
+		"unset server":        {NewNodes(), []string{"--nats", ""}, "--nats is empty"},
+		"another command":     {NewQuarantine(), []string{"lst"}, "is `quarantine ls` meant?"},
 		"token of nobody":     {NewToken(), nil, "accepts 1 arg"},
 		"unknown flag":        {NewToken(), []string{"alice", "--tll", "1h"}, "unknown flag: --tll; `token --help` shows how"},
-		"pub to nobody":       {NewPub(), nil, "between 1 and 2"},
+		"pub to nobody":       {NewPub(), nil, "ADDRESS is missing"},
 		"pub nothing":         {NewPub(), []string{"user:alice"}, "--file"},
 		"pub twice":           {NewPub(), []string{"user:alice", "1", "--file", "x"}, "--file"},
 		"unknown door":        {NewPub(), []string{"user:alice", "1", "--door", "back"}, "--door is request or stream"},
 		"unknown kind":        {NewPub(), []string{"group:alice", "1"}, "bad_address: "},
 		"unknown output":      {NewPub(), []string{"user:alice", "1", "--output", "xml"}, "--output is text or json"},
 		"listen as nobody":    {NewListen(), nil, "--user"},
-		"listen with a word":  {NewListen(), []string{"alice"}, "unknown command"},
+		"listen with a word":  {NewListen(), []string{"alice"}, `there is no argument "alice" to take; `},
 		"unknown output, too": {NewListen(), []string{"--user", "alice", "--output", "xml"}, "--output is text or json"},
 	} {
 		_, err := run(t, c.command, "", c.args...)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/weftpush/weft/services/weft/manifest"
 	"github.com/weftpush/weft/shared/admin"
@@ -155,9 +156,22 @@ func (k *console) open() error {
 	if k.at.timeout <= 0 {
 		return usagef("--timeout is a time above zero, such as 10s")
 	}
+	if err := noneEmpty(k.command); err != nil {
+		return err
+	}
 	k.out, k.said = newScreen(k.command.OutOrStdout()), newScreen(k.command.ErrOrStderr())
 	var err error
 	k.nc, k.where, err = k.at.dial(k.command)
+	return err
+}
+
+// noneEmpty refuses flags that were given without a value, as --user "$WHO" is where WHO is not set: all would be meant.
+func noneEmpty(c *cobra.Command) (err error) {
+	c.Flags().Visit(func(f *pflag.Flag) {
+		if f.Value.Type() == "string" && f.Value.String() == "" && f.Name != "note" {
+			err = usagef("--%s is empty: give it a value, or leave it out", f.Name)
+		}
+	})
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -82,15 +83,34 @@ func (k *console) eachFinding(findings []doctor.Finding) error {
 	}
 	colours := map[doctor.Level]string{doctor.OK: green, doctor.Unknown: yellow, doctor.Warning: yellow, doctor.Failure: red}
 	for _, f := range findings {
-		if err := line(k.out, "%s  %-10s  %s", k.out.paint(colours[f.Level], fmt.Sprintf("%-7s", f.Level)), f.Area, plain(f.What)); err != nil {
+		start := fmt.Sprintf("%s  %-10s  ", k.out.paint(colours[f.Level], fmt.Sprintf("%-7s", f.Level)), f.Area)
+		if err := k.hanging(start, plain(f.What)); err != nil {
 			return err
 		}
 		if f.Remedy == "" {
 			continue
 		}
-		if err := line(k.out, "%21s%s %s", "", k.out.paint(bold, "→"), plain(f.Remedy)); err != nil {
+		if err := k.hanging(strings.Repeat(" ", whatColumn-2)+k.out.paint(bold, "→")+" ", plain(f.Remedy)); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// whatColumn is where the sentences begin.
+const whatColumn = 21
+
+// hanging prints start, which takes whatColumn columns, and text after it, that goes on below itself.
+func (k *console) hanging(start, text string) error {
+	columns := k.out.columns() - whatColumn
+	if columns < leastColumns {
+		return line(k.out, "%s%s", start, text)
+	}
+	for _, part := range wrapped(text, columns) {
+		if err := line(k.out, "%s%s", start, part); err != nil {
+			return err
+		}
+		start = strings.Repeat(" ", whatColumn)
 	}
 	return nil
 }

@@ -55,7 +55,7 @@ The token is made with the key in the data folder, or taken from --token or $WEF
 	e.from.flags(c)
 	e.output.flags(c)
 	f := c.Flags()
-	f.StringVar(&e.url, "url", "", "`URL` of a push node; that of the fabric on this machine if it is not given")
+	f.StringVar(&e.url, "url", "", "`URLs` of push nodes, separated by commas; those of the fabric on this machine if it is not given")
 	f.StringVar(&e.user, "user", "", "user to be; not needed with a token")
 	f.StringVar(&e.tenant, "tenant", subject.DefaultTenant, "tenant of the user")
 	f.StringVar(&e.device, "device", "terminal", "device to be; each terminal that listens at the same time needs its own")
@@ -83,7 +83,7 @@ func (e *ear) run(c *cobra.Command) error {
 		if len(m.Push) == 0 {
 			return fmt.Errorf("the fabric in %s has no push node; name one with --url", e.from.data)
 		}
-		e.url = m.Push[0]
+		e.url = strings.Join(m.Push, ",") // one of them may drain
 	}
 	token, err := e.tokens()
 	if err != nil {

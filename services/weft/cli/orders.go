@@ -21,7 +21,7 @@ where they were. With --final they are told not to (close code 4403); with a tok
 new session gets one all the same.`,
 		Example: `  weft kick alice
   weft kick alice --device phone --final --note 'it was stolen'`,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
+		Args: one("USER", "the id of a user"), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	k := newConsole(c)
 	k.changes()
@@ -54,7 +54,7 @@ func (k *console) order(endpoint string, made func(admin.By) any, answer any, sh
 
 func (k *console) showKick(a admin.KickAnswer) error {
 	if len(a.Sessions) == 0 {
-		return line(k.out, "There was no session to close.")
+		return line(k.out, "No session is open that could be closed; `weft user` shows the user's devices.")
 	}
 	for _, node := range slices.Sorted(maps.Keys(a.Sessions)) {
 		if err := line(k.out, "%s closed at node %s.", many(a.Sessions[node], "session"), short(node)); err != nil {
@@ -75,7 +75,7 @@ no new connection from then on, and stays until its process is stopped. NODE is 
 nodes". A drain can't be taken back: start the process anew.`,
 		Example: `  weft drain 7KQ2XA
   weft drain 7KQ2XA --note 'new kernel' && watch weft nodes`,
-		Args: cobra.ExactArgs(1),
+		Args: one("NODE", "a node that `weft nodes` lists"),
 	}
 	k := newConsole(c)
 	k.changes()

@@ -10,13 +10,19 @@ import (
 	"github.com/weftpush/weft/shared/admin"
 )
 
-// partlyError is a change that was made in part; next is the command line that goes on.
+// partlyError is a change that was made in part; next is the command line that goes on, empty if nothing more can be done.
 type partlyError struct {
 	err  error
 	next string
 }
 
-func (p *partlyError) Error() string { return fmt.Sprintf("%v; go on with:\n  %s", p.err, p.next) }
+func (p *partlyError) Error() string {
+	if p.next == "" {
+		return p.err.Error()
+	}
+	return fmt.Sprintf("%v; go on with:\n  %s", p.err, p.next)
+}
+
 func (p *partlyError) Unwrap() error { return p.err }
 
 // again is a command line for people to copy: the command with the flags that it was given, but for those in without, and

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -52,7 +53,15 @@ The same --id again is the same message: it is safe to repeat.
   weft pub user:alice '{"order":17}' --receipt --ttl 1h   # then: nats sub 'weft.receipt.default.user.alice'
   weft pub user:alice --file photo.jpg --content-type image/jpeg
   date | weft pub user:alice --file - --content-type text/plain --output json`,
-		Args: cobra.RangeArgs(1, 2),
+		Args: func(_ *cobra.Command, args []string) error {
+			switch {
+			case len(args) == 0:
+				return errors.New("ADDRESS is missing: user:<id>, topic:<id> or all")
+			case len(args) > 2:
+				return fmt.Errorf("ADDRESS and PAYLOAD are taken, not %d arguments; quote a payload that has spaces", len(args))
+			}
+			return nil
+		},
 		RunE: p.run,
 	}
 	p.at.flags(c)

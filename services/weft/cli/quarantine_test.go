@@ -14,7 +14,8 @@ import (
 // ward is a fake quarantine with the messages 1 to so many; bad ones refuse to be sent again or dropped.
 type ward struct {
 	messages int
-	bad      []uint64
+	bad      []uint64 // that are refused
+	gone     []uint64 // that are not there
 	asked    []admin.QuarantineRequest
 	changed  []admin.QuarantineOne
 	during   func(number uint64) error
@@ -46,6 +47,9 @@ func (w *ward) change(q admin.QuarantineOne) (any, error) {
 	}
 	w.changed = append(w.changed, q)
 	if slices.Contains(w.bad, q.Number) {
+		return nil, problem.New(problem.TooLarge, "message %d is too large", q.Number)
+	}
+	if slices.Contains(w.gone, q.Number) {
 		return nil, problem.New(problem.NotFound, "there is no message %d", q.Number)
 	}
 	return admin.QuarantineDone{Number: q.Number, ID: "an-id", Stream: "WEFT_IN_0"}, nil
@@ -123,22 +127,27 @@ func TestQuarantineReplayChangesWhatWasAskedFor(t *testing.T) {
 }
 
 func TestQuarantinePartlyDoneSaysHowToGoOn(t *testing.T) {
-	w := &ward{messages: 9, bad: []uint64{2, 4}}
+	w := &ward{messages: 9, bad: []uint64{2, 4}, gone: []uint64{5}}
 	url := w.at(t)
-	got := operate(t, NewQuarantine(), "drop", "1", "2", "3", "4", "--yes", "--nats", url, "--note", "x")
+	got := operate(t, NewQuarantine(), "drop", "1", "2", "3", "4", "5", "--yes", "--nats", url, "--note", "x")
 	if got.code != ExitPartly {
 		t.Errorf("%+v", got)
 	}
-	has(t, got.out, "1 dropped", "3 dropped")
-	has(t, got.said, "2: not_found:", "4: not_found:")
-	has(t, got.err.Error(), "2 messages could not be dropped; go on with:\n  weft quarantine drop --nats "+url+" --note x --yes 2 4")
+	has(t, got.out, "1 dropped, its id was an-id", "3 dropped")
+	has(t, got.said, "2: too_large:", "4: too_large:", "5: not_found:")
+	has(t, got.err.Error(), "3 messages could not be dropped; go on with:\n  weft quarantine drop --nats "+url+" --note x --yes 2 4")
 	if got = operate(t, NewQuarantine(), "drop", "2", "--yes", "--nats", url); got.code != ExitFailed {
 		t.Errorf("nothing done: %+v", got)
 	}
 	got = operate(t, NewQuarantine(), "drop", "1", "2", "--yes", "--nats", url, "--output", "json")
 	var o outcome
-	if err := json.Unmarshal([]byte(got.out), &o); err != nil || len(o.Done) != 1 || len(o.Failed) != 1 || o.Failed[0].Number != 2 || o.Failed[0].Code != problem.NotFound {
+	if err := json.Unmarshal([]byte(got.out), &o); err != nil || len(o.Done) != 1 || len(o.Failed) != 1 || o.Failed[0].Number != 2 || o.Failed[0].Code != problem.TooLarge {
 		t.Errorf("%v: %+v", err, got)
+	}
+	// What is gone will not come back: there is nothing to repeat.
+	got = operate(t, NewQuarantine(), "drop", "1", "5", "--yes", "--nats", url)
+	if got.code != ExitPartly || got.err.Error() != "1 message could not be dropped" {
+		t.Errorf("%+v", got)
 	}
 }
 
@@ -149,7 +158,7 @@ func TestQuarantineAllIsOnePageAfterTheOther(t *testing.T) {
 	if want := []uint64{1, 2, 3, 4, 5, 6, 7, 8}; !slices.Equal(w.numbers(), want) || got.code != ExitPartly {
 		t.Errorf("%v: %+v", w.numbers(), got)
 	}
-	has(t, got.said, "Send again 8 messages, at "+url+"? [y/N]", "5: not_found:")
+	has(t, got.said, "Send again 8 messages, at "+url+"? [y/N]", "5: too_large:")
 	has(t, got.out, "7 messages sent again.")
 	for _, q := range w.asked {
 		if q.Until == 0 || q.Reason != problem.BadJSON {

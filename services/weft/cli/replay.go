@@ -192,6 +192,8 @@ func (r *replay) count(ctx context.Context, f admin.Filter, rows int) (admin.Und
 // asked asks back, telling what will be done and where.
 func (r *replay) asked(ctx context.Context, f admin.Filter) error {
 	switch {
+	case r.yes && !r.force && r.resume == "" && r.said.terminal:
+		return r.estimate(ctx, f)
 	case r.yes:
 		return nil
 	case r.resume != "":
@@ -207,12 +209,37 @@ func (r *replay) asked(ctx context.Context, f admin.Filter) error {
 	if t.Messages == 0 {
 		return nil // it will say so
 	}
+	if !t.AtLeast {
+		r.expected = t.Messages
+	}
 	return r.confirmed(ctx, false, fmt.Sprintf("Send %s%s to %s again, at %s?", atLeast(t), many(t.Messages, "message"), many(t.Users, "mailbox"), r.where.name))
+}
+
+// estimate counts for the bar what will be sent.
+func (r *replay) estimate(ctx context.Context, f admin.Filter) error {
+	page, err := r.count(ctx, f, 1)
+	if err == nil && !page.Total.AtLeast {
+		r.expected = page.Total.Messages
+	}
+	return err
+}
+
+// at shows how far it is: of the messages that were counted at the beginning, or else of those that are to be read.
+func (r *replay) at(bar *progress, toRead int) {
+	if r.expected > 0 {
+		bar.at(r.done.Matched, r.expected, r.counts())
+		return
+	}
+	bar.at(r.done.Read, r.done.Read+toRead, r.counts())
 }
 
 // pages asks for one page after the other until all is done. A page that is under way when ctx ends is waited for.
 func (r *replay) pages(ctx context.Context, f admin.Filter) error {
-	bar := r.progress(r.done.Read)
+	before := r.done.Read
+	if r.expected > 0 {
+		before = r.done.Matched
+	}
+	bar := r.progress(before)
 	defer bar.end()
 	due := r.now()
 	for {
@@ -225,11 +252,11 @@ func (r *replay) pages(ctx context.Context, f admin.Filter) error {
 		}
 		r.add(page)
 		if page.Finished {
-			bar.last = time.Time{}
-			bar.at(r.done.Read, r.done.Read, r.counts())
+			bar.last, r.expected = time.Time{}, 0
+			r.at(bar, 0)
 			return nil
 		}
-		bar.at(r.done.Read, r.done.Read+page.ToRead, r.counts())
+		r.at(bar, page.ToRead)
 		due = r.rate.next(due, r.now(), page.Sent+page.Copied)
 		_ = bar.pause(ctx, due.Sub(r.now())) // the loop sees that ctx has ended
 	}
@@ -306,6 +333,9 @@ func (r *replay) show(finished bool, took time.Duration) error {
 	}
 	if err := line(r.out, "%s: %s, in %s.", state, r.counts(), lasting(took)); err != nil {
 		return err
+	}
+	if finished && r.done.Matched == 0 && !r.force {
+		return line(r.out, "Nothing that matches is undelivered.")
 	}
 	if r.done.Waiting > 0 {
 		return line(r.out, "Waiting messages come by themselves when their users connect or acknowledge.")

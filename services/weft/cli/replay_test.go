@@ -194,6 +194,28 @@ func TestReplayAsksBack(t *testing.T) {
 	has(t, got.err.Error(), "--yes")
 }
 
+// Where little of what is read is sent, a bar of what is read says nothing about how long it takes at a rate.
+func TestTheBarOfAReplayIsOfWhatIsSent(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	url := fakeFabric(t, answers{
+		admin.Replay: answering(t, func(admin.ReplayRequest) (any, error) {
+			cancel()
+			return admin.ReplayPage{ReplayCount: admin.ReplayCount{Read: 9000, Matched: 250, Sent: 250}, Position: admin.ReplayPosition{Sequence: 1}, ToRead: 1000}, nil
+		}),
+		admin.Undelivered: answering(t, func(admin.UndeliveredRequest) (any, error) {
+			return admin.UndeliveredPage{Total: &admin.Total{Messages: 1000, Users: 1}}, nil
+		}),
+	})
+	out, said := &tty{width: 120}, &tty{width: 120}
+	err := execute(ctx, NewReplay(), strings.NewReader(""), out, said, []string{"--nats", url, "--everything", "--yes"})
+	if ExitCode(err) != ExitPartly {
+		t.Errorf("%v", err)
+	}
+	has(t, said.String(), " 25%  250 sent")
+	has(t, err.Error(), ".250.250.0.0.1000:") // and the one that goes on knows
+}
+
 func TestReplayDryRunChangesNothing(t *testing.T) {
 	at := time.Now().Add(-time.Hour).UnixMilli()
 	url := fakeFabric(t, answers{admin.Undelivered: answering(t, func(q admin.UndeliveredRequest) (any, error) {
@@ -306,13 +328,13 @@ func TestResumptionKeepsEverything(t *testing.T) {
 			}
 		}
 	}
-	want := resumption{run: "abc", started: 1795395600000, sum: "xyz"}
+	want := resumption{run: "abc", started: 1795395600000, expected: 77, sum: "xyz"}
 	fill(reflect.ValueOf(&want.position).Elem())
 	fill(reflect.ValueOf(&want.done).Elem())
 	if got, err := readResumption(want.String()); err != nil || got != want {
 		t.Errorf("%s is read as %+v, %v", want.String(), got, err)
 	}
-	for _, text := range []string{"", "a:b", want.String() + ":x", "a:1:!:1.1.1.1.1:s", "a:1:e30:1.1.1.1:s", "a:-1:e30:1.1.1.1.1:s", ":1:e30:1.1.1.1.1:s"} {
+	for _, text := range []string{"", "a:b", want.String() + ":x", "a:1:!:1.1.1.1.1.1:s", "a:1:e30:1.1.1.1.1:s", "a:-1:e30:1.1.1.1.1.1:s", ":1:e30:1.1.1.1.1.1:s"} {
 		if _, err := readResumption(text); ExitCode(err) != ExitUsage {
 			t.Errorf("%q: %v", text, err)
 		}

@@ -15,20 +15,21 @@ import (
 //
 //	<run>:<started>:<position>:<counts>:<sum>
 //
-// in which position is base64url of what the fabric said, counts are those of ReplayCount with dots between them, and sum is
-// of the filter, so that no other replay is taken up by mistake.
+// in which position is base64url of what the fabric said, counts are those of ReplayCount and what was expected with dots
+// between them, and sum is of the filter, so that no other replay is taken up by mistake.
 type resumption struct {
 	run      string
 	started  int64
 	position admin.ReplayPosition
 	done     admin.ReplayCount
+	expected int // messages that matched when it began; 0: not known
 	sum      string
 }
 
 func (r *resumption) String() string {
 	at, _ := json.Marshal(r.position) //nolint:errchkjson // strings, numbers and a bool
 	d := r.done
-	return fmt.Sprintf("%s:%d:%s:%d.%d.%d.%d.%d:%s", r.run, r.started, base64.RawURLEncoding.EncodeToString(at), d.Read, d.Matched, d.Sent, d.Copied, d.Waiting, r.sum)
+	return fmt.Sprintf("%s:%d:%s:%d.%d.%d.%d.%d.%d:%s", r.run, r.started, base64.RawURLEncoding.EncodeToString(at), d.Read, d.Matched, d.Sent, d.Copied, d.Waiting, r.expected, r.sum)
 }
 
 // readResumption reads what String wrote.
@@ -50,10 +51,10 @@ func readResumption(text string) (resumption, error) {
 	r.started = number(parts[1])
 	at, wrong := base64.RawURLEncoding.DecodeString(parts[2])
 	counts := strings.Split(parts[3], ".")
-	if wrong != nil || len(counts) != 5 || json.Unmarshal(at, &r.position) != nil {
+	if wrong != nil || len(counts) != 6 || json.Unmarshal(at, &r.position) != nil {
 		return resumption{}, bad
 	}
-	for i, into := range []*int{&r.done.Read, &r.done.Matched, &r.done.Sent, &r.done.Copied, &r.done.Waiting} {
+	for i, into := range []*int{&r.done.Read, &r.done.Matched, &r.done.Sent, &r.done.Copied, &r.done.Waiting, &r.expected} {
 		*into = int(number(counts[i]))
 	}
 	return r, err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +28,29 @@ func TestShortenKeepsBothEnds(t *testing.T) {
 		got := shorten(c.text, c.columns)
 		if got != c.want || displayed(got) > c.columns {
 			t.Errorf("%q in %d columns is %q (%d), want %q", c.text, c.columns, got, displayed(got), c.want)
+		}
+	}
+}
+
+func TestWhatATableDoesWhereItIsTooNarrow(t *testing.T) {
+	wide := &table{columns: []column{
+		{title: "NAME"}, {title: "LEAST", spare: 2}, {title: "LESS", spare: 1}, {title: "WHAT", wrap: true}, {title: "NOTE"},
+	}}
+	wide.row("a", "1", "2", "one sentence that must be read to its end", "n")
+	wide.row("b", "1", "2", "short", "")
+	for width, want := range map[int]string{
+		0:  "NAME  LEAST  LESS  WHAT                                       NOTE\na     1      2     one sentence that must be read to its end  n\nb     1      2     short\n",
+		44: "NAME  LEAST  LESS  WHAT                 NOTE\na     1      2     one sentence that    n\n                   must be read to its\n                   end\nb     1      2     short\n",
+		30: "NAME  LESS  WHAT          NOTE\na     2     one sentence  n\n            that must be\n            read to its\n            end\nb     2     short\n",
+		20: "NAME  WHAT      NOTE\na     one       n\n      sentence\n      that\n      must be\n      read to\n      its end\nb     short\n",
+	} {
+		var b bytes.Buffer
+		one := &table{columns: slices.Clone(wide.columns)}
+		for _, row := range wide.rows {
+			one.row(slices.Clone(row)...)
+		}
+		if err := one.write(&screen{Writer: &b, columns: func() int { return width }}); err != nil || b.String() != want {
+			t.Errorf("%v, at %d columns:\n%s\nwant\n%s", err, width, &b, want)
 		}
 	}
 }

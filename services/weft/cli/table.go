@@ -12,9 +12,13 @@ type column struct {
 	right bool // numbers
 	cut   bool // may be cut in the middle when the terminal is narrow: ids, types
 	last  bool // a sentence: may be cut at its end
+	wrap  bool // a sentence that must be read whole: goes on below itself
+	spare int  // above 0: left out of a terminal that is too narrow for all, the highest first
 	// code is the colour of a cell; nil for none.
 	code func(text string) string
 }
+
+func (c *column) sentence() bool { return c.last || c.wrap }
 
 // in colours all cells of a column.
 func in(code string) func(string) string { return func(string) string { return code } }
@@ -46,6 +50,9 @@ func (t *table) write(s *screen) error {
 	}
 	t.dropEmpty()
 	widths := t.fit(s.columns())
+	for t.dropSpare(s.columns(), widths) {
+		widths = t.fit(s.columns())
+	}
 	titles := make([]string, len(t.columns))
 	for i, c := range t.columns {
 		titles[i] = c.title
@@ -54,11 +61,49 @@ func (t *table) write(s *screen) error {
 		return err
 	}
 	for _, row := range t.rows {
-		if err := line(s, "%s", t.line(s, row, widths, false)); err != nil {
-			return err
+		for _, part := range t.wrapped(row, widths) {
+			if err := line(s, "%s", t.line(s, part, widths, false)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// wrapped is a row as one or more, the second and the next with what did not fit of sentences that must be read whole.
+func (t *table) wrapped(row []string, widths []int) [][]string {
+	rows := [][]string{slices.Clone(row)}
+	for i, c := range t.columns {
+		if !c.wrap {
+			continue
+		}
+		for n, part := range wrapped(row[i], widths[i]) {
+			if n == len(rows) {
+				rows = append(rows, make([]string, len(row)))
+			}
+			rows[n][i] = part
+		}
+	}
+	return rows
+}
+
+// wrapped breaks text between words into lines of at most so many columns. A word that is longer stands on a line of its
+// own, whole: ids are to be copied.
+func wrapped(text string, columns int) []string {
+	var lines []string
+	now := ""
+	for word := range strings.SplitSeq(text, " ") {
+		if now != "" && displayed(now)+1+displayed(word) > columns {
+			lines = append(lines, now)
+			now = word
+			continue
+		}
+		if now != "" {
+			now += " "
+		}
+		now += word
+	}
+	return append(lines, now)
 }
 
 // line is one row, without spaces at its end.
@@ -105,9 +150,9 @@ func (t *table) fit(columns int) []int {
 	// A last column of sentences gives way first, to where its beginning can still be read; then ids and types, the widest
 	// first; then the rest of the sentence.
 	for _, may := range []func(i int) bool{
-		func(i int) bool { return t.columns[i].last && widths[i] > sentence },
+		func(i int) bool { return t.columns[i].sentence() && widths[i] > sentence },
 		func(i int) bool { return t.columns[i].cut && widths[i] > leastColumns },
-		func(i int) bool { return t.columns[i].last && widths[i] > leastColumns },
+		func(i int) bool { return t.columns[i].sentence() && widths[i] > leastColumns },
 	} {
 		for columns > 0 && total > columns {
 			widest := -1
@@ -133,13 +178,37 @@ func (t *table) dropEmpty() {
 		for _, row := range t.rows {
 			empty = empty && row[i] == ""
 		}
-		if !empty {
-			continue
+		if empty {
+			t.drop(i)
 		}
-		t.columns = append(t.columns[:i:i], t.columns[i+1:]...)
-		for n, row := range t.rows {
-			t.rows[n] = append(row[:i:i], row[i+1:]...)
+	}
+}
+
+// dropSpare removes the column that can best be done without, if the table is too wide for a terminal of so many columns; 0:
+// nothing is too wide.
+func (t *table) dropSpare(columns int, widths []int) bool {
+	total := 2 * (len(widths) - 1)
+	for _, width := range widths {
+		total += width
+	}
+	least := -1
+	for i, c := range t.columns {
+		if c.spare > 0 && (least < 0 || c.spare > t.columns[least].spare) {
+			least = i
 		}
+	}
+	if columns == 0 || total <= columns || least < 0 {
+		return false
+	}
+	t.drop(least)
+	return true
+}
+
+// drop removes a column.
+func (t *table) drop(i int) {
+	t.columns = append(t.columns[:i:i], t.columns[i+1:]...)
+	for n, row := range t.rows {
+		t.rows[n] = append(row[:i:i], row[i+1:]...)
 	}
 }
 

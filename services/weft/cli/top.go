@@ -233,14 +233,14 @@ func (l *look) show(s *screen, now time.Time) error {
 		return err
 	}
 	nodes := table{columns: []column{
-		{title: "NODE"}, {title: "HOST", cut: true}, {title: "SESSIONS", right: true}, {title: "USERS", right: true}, {title: "NEW/S", right: true},
-		{title: "SENT/S", right: true}, {title: "ACKS/S", right: true}, {title: "FRAMES/S", right: true}, {title: "FILLS/S", right: true},
-		{title: "UNACKED", right: true}, {title: "MEMORY", right: true}, {title: "", last: true, code: stateColour},
+		{title: "NODE"}, {title: "HOST", cut: true}, {title: "SESSIONS", right: true}, {title: "USERS", right: true, spare: 1},
+		{title: "NEW/S", right: true}, {title: "SENT/S", right: true}, {title: "ACKS/S", right: true}, {title: "FRAMES/S", right: true, spare: 2},
+		{title: "FILLS/S", right: true, spare: 3}, {title: "UNACKED", right: true}, {title: "MEMORY", right: true}, {title: "", last: true, code: stateColour},
 	}}
 	for _, n := range l.Nodes {
 		r := l.Rates[n.Node]
 		nodes.row(short(n.Node), n.Host, thousands(n.Sessions), thousands(n.Users), perSecond(r.Opened), perSecond(r.Sent), perSecond(r.Acked),
-			perSecond(r.Frames), perSecond(r.Filled), sized1000(int(n.Unacked)), mebibytes(n.Memory), draining(n))
+			perSecond(r.Frames), perSecond(r.Filled), sized1000(int(n.Unacked))+"B", mebibytes(n.Memory), draining(n))
 	}
 	if err := nodes.write(s); err != nil {
 		return err

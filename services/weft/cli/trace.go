@@ -25,7 +25,7 @@ That it was routed is reported in bulk, after the fact: after a crash it may be 
 		Example: `  weft trace order-17
   weft trace order-17 --to user:alice
   weft trace order-17 --output json | jq '.traces[].steps'`,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
+		Args: one("ID", "the id of a message"), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	k := newConsole(c)
 	c.Flags().StringVar(&request.Tenant, "tenant", subject.DefaultTenant, "`tenant` of the message")
@@ -92,7 +92,7 @@ func (k *console) showTrace(t admin.Traced) error {
 	}
 	steps := table{columns: []column{
 		{title: "  WHEN"}, {title: "AFTER", right: true, code: in(dim)}, {title: "WHAT", code: stateColour},
-		{title: "DEVICE", cut: true}, {title: "NODE"}, {title: "", last: true, code: in(dim)},
+		{title: "DEVICE", cut: true}, {title: "NODE"}, {title: "", wrap: true, code: in(dim)},
 	}}
 	for _, s := range t.Steps {
 		after := ""

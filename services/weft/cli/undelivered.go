@@ -121,6 +121,9 @@ func (u *undelivered) list(ctx context.Context, question admin.UndeliveredReques
 	for {
 		var page admin.UndeliveredPage
 		if err := u.askPatiently(ctx, admin.Undelivered, question, &page); err != nil {
+			if question.After == (admin.Place{}) {
+				return err
+			}
 			return fmt.Errorf("%w\nto go on: %s", err, again(u.command, []string{"after"}, "--after", writePlace(question.After)))
 		}
 		switch {
@@ -155,7 +158,10 @@ func (u *undelivered) total(t *admin.Total) error {
 		whose = "topic"
 	}
 	if t.Messages == 0 {
-		return line(u.out, "Nothing is undelivered.")
+		if u.chosen.Filter == (admin.Filter{}) {
+			return line(u.out, "Nothing is undelivered.")
+		}
+		return line(u.out, "Nothing that matches is undelivered.")
 	}
 	text := u.out.paint(bold, atLeast(t)+many(t.Messages, "message")) + " undelivered, to " + many(t.Users, whose)
 	if t.Oldest != 0 {

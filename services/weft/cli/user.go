@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -18,7 +19,7 @@ func NewUser() *cobra.Command {
 		Example: `  weft user alice
   weft user alice --last 50
   weft user alice --output json | jq '.devices[] | select(.pending > 0)'`,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
+		Args: one("USER", "the id of a user"), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	k := newConsole(c)
 	c.Flags().StringVar(&request.Tenant, "tenant", subject.DefaultTenant, "`tenant` of the user")
@@ -36,8 +37,11 @@ func NewUser() *cobra.Command {
 
 func (k *console) showUser(a admin.UserAnswer) error {
 	pending := k.out.paint(green, "nothing waits")
-	if a.Pending > 0 {
+	switch {
+	case a.Pending > 0:
 		pending = k.out.paint(yellow, many(a.Pending, "message")+" not acknowledged by any device")
+	case slices.ContainsFunc(a.Devices, func(d admin.Device) bool { return d.Pending > 0 }):
+		pending = k.out.paint(green, "acknowledged by one device, not by all")
 	}
 	if err := line(k.out, "%s  %s  %s so far\n", k.out.paint(bold, plain(a.User)), pending, many(int(a.Head), "message")); err != nil { //nolint:gosec // a mailbox's head
 		return err

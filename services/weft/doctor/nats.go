@@ -94,7 +94,7 @@ func (e *exam) streams(ctx context.Context) {
 		cancel()
 	}
 	if len(e.findings) == before {
-		e.ok("streams", "%d streams are as they should be, with %d replicas each", well, replicas)
+		e.ok("streams", "%d streams are as they should be, with %s each", well, counted(replicas, "replica"))
 		e.ok("consumers", "%d consumers are there and keep up", consumers)
 	}
 }
@@ -174,11 +174,42 @@ func (e *exam) owners(ctx context.Context) {
 			e.note("owners", Failure, fmt.Sprintf("start a %s, or look into the logs of those that run", stage), "no living %s has the partitions %v", stage, without)
 			continue
 		}
-		e.ok("owners", "%d partitions are shared by %d %s(s)", e.facts.Partitions, len(instances), stage)
-		if len(instances) == 1 {
+		living, err := e.living(ctx, stage)
+		if err != nil {
+			e.note("owners", Unknown, "let this user read the bucket "+fabric.OwnersBucket, "how many of %s live can't be seen: %v", stage, err)
+			continue
+		}
+		// One that is there may have no partition: the instances' ids decide who has which.
+		e.ok("owners", "%s of %s, owned by %d of %s", counted(e.facts.Partitions, "partition"), stage, len(instances), counted(living, "instance"))
+		if living == 1 {
 			e.note("owners", Warning, fmt.Sprintf("start a second %s: it takes over within 2 s", stage), "there is only one %s", stage)
 		}
 	}
+}
+
+// living is how many instances of a stage send heartbeats.
+func (e *exam) living(ctx context.Context, stage string) (int, error) {
+	bucket, err := e.js.KeyValue(ctx, fabric.OwnersBucket)
+	if err != nil {
+		return 0, err
+	}
+	keys, err := bucket.ListKeysFiltered(ctx, fabric.AliveKey(stage, "*"))
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for range keys.Keys() {
+		n++
+	}
+	return n, ctx.Err()
+}
+
+// counted is a count with its noun.
+func counted(n int, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %ss", n, one)
 }
 
 // settings is what a server's monitoring says of JetStream.

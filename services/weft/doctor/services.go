@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -57,10 +58,14 @@ func (e *exam) pushNodes() {
 	case open == 0:
 		e.note("nodes", Failure, "start a push node", "no push node answers: nobody can connect")
 	case open == 1:
-		e.ok("nodes", "1 push node takes connections, with %d sessions", sessions)
-		e.note("nodes", Warning, "start a second one: clients go there when it dies", "there is only one push node")
+		e.ok("nodes", "1 push node takes connections; open: %s", counted(sessions, "session"))
+		what := "there is only one push node"
+		if draining := len(e.nodes) - 1; draining > 0 {
+			what = fmt.Sprintf("only one push node takes connections; draining: %d", draining)
+		}
+		e.note("nodes", Warning, "start another one: clients go there when this one dies", "%s", what)
 	default:
-		e.ok("nodes", "%d push nodes take connections, with %d sessions", open, sessions)
+		e.ok("nodes", "%d push nodes take connections; open: %s", open, counted(sessions, "session"))
 	}
 }
 
