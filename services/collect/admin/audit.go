@@ -25,6 +25,10 @@ const (
 	auditRows   = 50_000
 	auditChunk  = 2500
 	auditWithin = 1500 * time.Millisecond
+	// auditBoxes is about how many addresses a page has at most: each may be asked about once more at its end. auditAtOnce is
+	// how many of these questions are asked at the same time.
+	auditBoxes  = 10_000
+	auditAtOnce = 8
 	// auditNames is how many breaks a page names when nothing else is said, and auditNamesMost how many it may: the answer
 	// must fit a NATS message of 1 MiB.
 	auditNames     = 100
@@ -166,7 +170,7 @@ func (a *auditing) countQuarantine(ctx context.Context) error {
 
 // compareRows goes over the archive's rows, some thousand at a time, with the log beside them.
 func (a *auditing) compareRows(ctx context.Context) error {
-	for rows := 0; a.place.Counted && !a.place.Scanned && !a.late() && rows < a.rows; {
+	for rows := 0; a.place.Counted && !a.place.Scanned && !a.late() && rows < a.rows && len(a.boxes) < auditBoxes; {
 		chunk, mark, err := a.Archive.Scan(ctx, a.partition, a.since, a.until, a.place.Mark, a.chunk)
 		if err != nil {
 			return err

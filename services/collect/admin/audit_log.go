@@ -104,15 +104,9 @@ func (l *auditLog) stop() {
 // next is the next message of the window that the pages before have not compared; false when the log has ended or n have
 // been read.
 func (l *auditLog) next(ctx context.Context, n *int) (e logged, ok bool, err error) {
-	for l.reading.left > 0 && *n > 0 {
-		m, meta, err := l.reading.next()
-		if errors.Is(err, errHole) {
-			l.close(ctx)
-			if err = l.open(ctx); err == nil {
-				continue
-			}
-		}
-		if err != nil {
+	for *n > 0 {
+		m, meta, err := l.reading.next(ctx)
+		if err != nil || m == nil {
 			return e, false, err
 		}
 		*n--

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sort"
 	"strings"
@@ -136,26 +137,37 @@ func (a *auditing) checkCursors(ctx context.Context, to subject.Address, before 
 // checkEnds looks, at the end of a page, whether what follows the last row of each address is there, up to the head.
 // In this way each hole is found once, from the row below it.
 func (a *auditing) checkEnds(ctx context.Context) error {
+	var open []subject.Address
 	for to, b := range a.boxes {
-		if b.last == 0 || b.last >= b.standing.Head {
-			continue
+		if b.last > 0 && b.last < b.standing.Head {
+			open = append(open, to)
 		}
-		next, err := a.Archive.Rows(ctx, to, b.last+1, 1)
-		if err != nil {
-			return err
-		}
-		upTo := b.standing.Head
-		if len(next) > 0 {
-			upTo = next[0].Message.Seq - 1
-		}
-		if upTo <= b.last {
-			continue
-		}
-		if err := a.hole(ctx, to, b.last, upTo); err != nil {
-			return err
+	}
+	ends, failed := make([]uint64, len(open)), make([]error, len(open))
+	eachOf(len(open), auditAtOnce, func(i int) { // boxes are only read meanwhile
+		ends[i], failed[i] = a.end(ctx, open[i])
+	})
+	if err := errors.Join(failed...); err != nil {
+		return err
+	}
+	for i, to := range open {
+		if b := a.boxes[to]; ends[i] > b.last {
+			if err := a.hole(ctx, to, b.last, ends[i]); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// end is the last sequence behind an address's last row of which the archive has nothing; that row's own, if the next is there.
+func (a *auditing) end(ctx context.Context, to subject.Address) (uint64, error) {
+	b := a.boxes[to]
+	next, err := a.Archive.Rows(ctx, to, b.last+1, 1)
+	if err != nil || len(next) == 0 {
+		return b.standing.Head, err
+	}
+	return next[0].Message.Seq - 1, nil
 }
 
 // hole names the messages behind a row, up to a sequence, that the archive has lost. A purge by age takes the oldest

@@ -8,10 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/weftpush/weft/shared/admin"
-	"github.com/weftpush/weft/shared/fabric"
 	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/problem"
 	"github.com/weftpush/weft/shared/subject"
@@ -210,24 +207,5 @@ func TestReplayDividesBetweenArchiveAndLog(t *testing.T) {
 	slices.Sort(ids)
 	if slices.Sort(want); !slices.Equal(ids, want) {
 		t.Errorf("of the log %q, want %q", ids, want)
-	}
-}
-
-// A reading that has lost a message says so, and the replay goes on from the last one that it had.
-func TestReadingSeesAHole(t *testing.T) {
-	w := newWorld(t)
-	w.publish(userOf(0, 1), 3)
-	r, err := w.desk.read(t.Context(), fabric.MsgStream(0), from(jetstream.ConsumerConfig{}, 1, 0))
-	w.must(err)
-	defer r.close(t.Context())
-	if r.left != 2 {
-		t.Errorf("%d left behind the first of three", r.left)
-	}
-	if _, meta, err := r.next(); err != nil || meta.Sequence.Stream != 2 {
-		t.Errorf("%+v, %v", meta, err)
-	}
-	r.last = 0 // as if the first had not come
-	if _, _, err := r.next(); !errors.Is(err, errHole) {
-		t.Errorf("%v", err)
 	}
 }

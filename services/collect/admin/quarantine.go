@@ -37,7 +37,8 @@ func (d *Desk) listQuarantine(ctx context.Context, q admin.QuarantineRequest) (*
 	page := &admin.QuarantinePage{Entries: []admin.Quarantined{}}
 	size, began := 0, time.Now()
 	total, err := d.eachQuarantined(ctx, q, func(e admin.Quarantined) bool {
-		if len(page.Entries) == q.Limit || size > pageBytes || time.Since(began) > quarantineWithin {
+		full := len(page.Entries) == q.Limit || size > pageBytes || time.Since(began) > quarantineWithin
+		if full && len(page.Entries) > 0 { // a page gets on by one entry at least, however slow all is
 			page.Next = page.Entries[len(page.Entries)-1].Number
 			return false
 		}
@@ -75,9 +76,9 @@ func (d *Desk) eachQuarantined(ctx context.Context, q admin.QuarantineRequest, f
 	}
 	defer r.close(ctx)
 	total = int(r.left) //nolint:gosec // a number of messages
-	for r.left > 0 {
-		m, meta, err := r.next()
-		if err != nil {
+	for {
+		m, meta, err := r.next(ctx)
+		if err != nil || m == nil {
 			return total, err
 		}
 		at := meta.Timestamp.UnixMilli()
@@ -98,7 +99,6 @@ func (d *Desk) eachQuarantined(ctx context.Context, q admin.QuarantineRequest, f
 			return total, nil
 		}
 	}
-	return total, nil
 }
 
 // entry is a delivery without its data. Where the message's own headers are in the data, it is fetched once more.

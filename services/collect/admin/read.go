@@ -22,18 +22,23 @@ const (
 	readExpiry = 30 * time.Second
 	// readForgotten is after how long the server removes the consumer of a collect that was killed.
 	readForgotten = 10 * time.Second
+	// readAgain is how often one message may get lost on its way.
+	readAgain = 5
 )
 
-// errHole is the error of a reading that has lost a message; whoever reads goes on from the last one that he had.
+// errHole is the error of a reading that loses a message again and again; whoever reads goes on from the last one that he had.
 var errHole = errors.New("a message got lost on its way from the stream")
 
-// reading reads a part of a stream once, in order, by a consumer of its own that lives as long as it.
+// reading reads a part of a stream once, in order, by a consumer of its own that lives as long as it. What gets lost on
+// its way, in the library's queue say, is read again by another consumer.
 type reading struct {
 	stream   jetstream.Stream
+	config   jetstream.ConsumerConfig
 	consumer string
 	messages jetstream.MessagesContext
 	left     uint64 // messages of the part that were not read yet
 	last     uint64 // consumer's number of the one read last
+	at       uint64 // its sequence in the stream; 0: none was read
 }
 
 // read begins to read a stream; c says from where and which subjects. Close it.
@@ -43,25 +48,57 @@ func (d *Desk) read(ctx context.Context, from string, c jetstream.ConsumerConfig
 		return nil, fmt.Errorf("read %s: %w", from, err)
 	}
 	c.AckPolicy, c.InactiveThreshold, c.MemoryStorage, c.Replicas = jetstream.AckNonePolicy, readForgotten, true, 1
-	consumer, err := stream.CreateConsumer(ctx, c)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", from, err)
-	}
-	info := consumer.CachedInfo()
-	r := &reading{stream: stream, consumer: info.Name, left: info.NumPending}
-	if r.left == 0 {
-		return r, nil
-	}
-	r.messages, err = consumer.Messages(jetstream.PullExpiry(readExpiry), jetstream.PullMaxMessagesWithBytesLimit(readAhead, readAheadBytes))
-	if err != nil {
-		r.close(ctx)
-		return nil, fmt.Errorf("read %s: %w", from, err)
+	r := &reading{stream: stream, config: c}
+	if err := r.open(ctx); err != nil {
+		return nil, err
 	}
 	return r, nil
 }
 
-// next is the next message. Ask only while something is left.
-func (r *reading) next() (jetstream.Msg, *jetstream.MsgMetadata, error) {
+// open begins behind what was read.
+func (r *reading) open(ctx context.Context) error {
+	c, name := r.config, r.stream.CachedInfo().Config.Name
+	if r.at > 0 {
+		c.OptStartTime = nil
+		c = from(c, r.at, 0)
+	}
+	consumer, err := r.stream.CreateConsumer(ctx, c)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	info := consumer.CachedInfo()
+	r.consumer, r.left, r.last = info.Name, info.NumPending, 0
+	if r.left == 0 {
+		return nil
+	}
+	r.messages, err = consumer.Messages(jetstream.PullExpiry(readExpiry), jetstream.PullMaxMessagesWithBytesLimit(readAhead, readAheadBytes))
+	if err != nil {
+		r.close(ctx)
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	return nil
+}
+
+// next is the next message; nil when nothing is left, as when somebody has deleted the rest meanwhile.
+func (r *reading) next(ctx context.Context) (jetstream.Msg, *jetstream.MsgMetadata, error) {
+	for lost := 0; r.left > 0; lost++ {
+		if err := ctx.Err(); err != nil { // the library gives what it has all the same
+			return nil, nil, fmt.Errorf("read the stream: %w", err)
+		}
+		m, meta, err := r.take()
+		if err == nil || lost == readAgain || !errors.Is(err, errHole) && !errors.Is(err, nats.ErrTimeout) {
+			return m, meta, err
+		}
+		r.close(ctx)
+		if err := r.open(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+	return nil, nil, nil
+}
+
+// take is the next message that comes, which must be the one behind the last.
+func (r *reading) take() (jetstream.Msg, *jetstream.MsgMetadata, error) {
 	m, err := r.messages.Next(jetstream.NextMaxWait(readPatience))
 	if err == nil && m == nil {
 		err = nats.ErrTimeout
@@ -76,7 +113,7 @@ func (r *reading) next() (jetstream.Msg, *jetstream.MsgMetadata, error) {
 	if meta.Sequence.Consumer != r.last+1 {
 		return nil, nil, errHole
 	}
-	r.last, r.left = meta.Sequence.Consumer, meta.NumPending
+	r.last, r.left, r.at = meta.Sequence.Consumer, meta.NumPending, meta.Sequence.Stream
 	return m, meta, nil
 }
 
@@ -84,6 +121,7 @@ func (r *reading) next() (jetstream.Msg, *jetstream.MsgMetadata, error) {
 func (r *reading) close(ctx context.Context) {
 	if r.messages != nil {
 		r.messages.Stop()
+		r.messages = nil
 	}
 	_ = r.stream.DeleteConsumer(ctx, r.consumer)
 }

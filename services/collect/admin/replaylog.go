@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -53,14 +54,14 @@ func (r *run) logged(ctx context.Context) error {
 		if r.over() {
 			return nil
 		}
-		chosen, read, last, ended, err := r.stepOfLog(log, border)
+		chosen, read, last, ended, err := r.stepOfLog(ctx, log, border)
 		if err != nil && read == 0 {
 			return err
 		}
 		if err := r.doLogged(ctx, log.stream, read, chosen); err != nil {
 			return err
 		}
-		if at.Sequence = last; err != nil {
+		if at.Sequence = max(at.Sequence, last); err != nil {
 			return err
 		}
 		if ended {
@@ -87,11 +88,11 @@ func (r *run) part(behind uint64) jetstream.ConsumerConfig {
 
 // stepOfLog reads a step's messages: those that the filter chooses, how many it looked at, and the last one's sequence in the
 // stream. ended says that what follows was logged too late to belong to the replay.
-func (r *run) stepOfLog(log *reading, border int64) (chosen []loggedMessage, read int, last uint64, ended bool, err error) {
+func (r *run) stepOfLog(ctx context.Context, log *reading, border int64) (chosen []loggedMessage, read int, last uint64, ended bool, err error) {
 	most, size := r.step(), 0
 	for log.left > 0 && len(chosen) < most && size < stepBytes && read < scanMost {
-		delivery, meta, err := log.next()
-		if err != nil {
+		delivery, meta, err := log.next(ctx)
+		if err != nil || delivery == nil {
 			return chosen, read, last, false, err
 		}
 		if meta.Timestamp.UnixMilli() > r.page.Position.End+lateBy.Milliseconds() {
@@ -206,16 +207,18 @@ func (r *run) once(ctx context.Context, stream jetstream.Stream, chosen []logged
 }
 
 // earlier notes in seen which of the late messages the replay's part of the log has before the chosen ones. It reads what
-// a few addresses have there, and only after a partition had no owner for minutes.
+// a few addresses have there from when the first of them was archived on, and only after a partition had no owner for minutes.
 func (r *run) earlier(ctx context.Context, stream jetstream.Stream, late map[string]bool, chosen []loggedMessage, seen map[spot]bool) error {
 	wanted := make(map[spot]bool)
+	begin := int64(math.MaxInt64)
 	for _, m := range chosen {
 		if m.late {
 			wanted[spot{m.To, m.Seq}] = true
+			begin = min(begin, m.Archived)
 		}
 	}
-	c := r.part(0)
-	c.FilterSubject = ""
+	begin = max(begin, r.page.Position.From)
+	c := from(jetstream.ConsumerConfig{}, 0, max(1, begin-earlyBy.Milliseconds()))
 	for s := range late {
 		c.FilterSubjects = append(c.FilterSubjects, s)
 	}
@@ -224,10 +227,13 @@ func (r *run) earlier(ctx context.Context, stream jetstream.Stream, late map[str
 		return err
 	}
 	defer log.close(ctx)
-	for log.left > 0 {
-		delivery, meta, err := log.next()
+	for {
+		delivery, meta, err := log.next(ctx)
 		if err != nil {
 			return fmt.Errorf("look for what the log has twice: %w", err)
+		}
+		if delivery == nil {
+			return nil
 		}
 		if meta.Sequence.Stream >= chosen[0].sequence {
 			return nil
@@ -236,7 +242,6 @@ func (r *run) earlier(ctx context.Context, stream jetstream.Stream, late map[str
 			seen[spot{m.To, m.Seq}] = true
 		}
 	}
-	return nil
 }
 
 // estimate is about how many messages are left to look at in the logs.
