@@ -112,6 +112,7 @@ func ofPresence() []promise {
 		{"presence has a time of grace", presenceGrace},
 		{"presence of those that a node does not name again", presenceRest},
 		{"presence at a silent node", presenceSilence},
+		{"presence at a node whose silence broke off", presenceSilenceInterrupted},
 		{"presence is decided once", presenceAttend},
 		{"presence is forgotten", presenceForget},
 		{"presence in any order", presenceRandom},

@@ -1,10 +1,12 @@
 package archivetest
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weftpush/weft/services/collect/archive"
@@ -185,6 +187,45 @@ func presenceSilence(s *suite) {
 	s.report(now, seen("one", 2, true, 600, all[1]))
 	s.expectPresence(all[1], now.Add(grace), true, 600)
 	s.expectNodes("one", "two")
+}
+
+// broken is a context that ends when it has been looked at so often.
+type broken struct {
+	context.Context
+	looks atomic.Int64
+}
+
+func (b *broken) Err() error {
+	if b.looks.Add(-1) < 0 {
+		return context.Canceled
+	}
+	return b.Context.Err()
+}
+
+// presenceSilenceInterrupted: a silence that broke off may have cleared some users. The node must not count as silent then:
+// nobody would ask for the rest.
+func presenceSilenceInterrupted(s *suite) {
+	now := time.UnixMilli(1_000_000)
+	var all []subject.Address
+	for i := range 60 {
+		all = append(all, user(fmt.Sprint("user", i)))
+	}
+	s.report(now, seen("one", 1, true, 1, all...))
+	for looks := range int64(4) {
+		ctx := &broken{Context: s.t.Context()}
+		ctx.looks.Store(looks)
+		if err := s.a.Silence(ctx, "one", 500, now, grace); err == nil {
+			break
+		}
+		nodes, err := s.a.Nodes(s.t.Context())
+		s.must(err)
+		if d, ok := s.due(all[0], now.Add(grace)); len(nodes) != 1 || nodes[0].Silent && (!ok || d.On) {
+			s.t.Errorf("after %d looks at the context the nodes are %+v, and %+v is known of their user", looks, nodes, d)
+		}
+	}
+	s.must(s.a.Silence(s.t.Context(), "one", 500, now, grace))
+	s.expectNodes("one silent")
+	s.expectPresence(all[0], now.Add(grace), false, 500)
 }
 
 func presenceAttend(s *suite) {

@@ -214,12 +214,17 @@ func (a *Archive) touch(ctx context.Context, due map[string]int64) error {
 	return upsert(ctx, a.attendances(), updates)
 }
 
-// Silence stores that a node can't be reached.
+// Silence stores that a node can't be reached, once its users are cleared, since nobody asks for it again then; those whom
+// it named meanwhile are cleared after.
 func (a *Archive) Silence(ctx context.Context, node string, at int64, now time.Time, grace time.Duration) error {
-	_, err := a.nodes().UpdateOne(ctx, bson.D{{Key: "_id", Value: node}, {Key: "silent", Value: false}},
-		bson.D{{Key: "$set", Value: bson.D{{Key: "silent", Value: true}, {Key: "noted", Value: now.UnixMilli()}}}})
+	empty := func() error { return a.clear(ctx, node, archive.NotDue, at, now.UnixMilli(), grace.Milliseconds()) }
+	err := empty()
 	if err == nil {
-		err = a.clear(ctx, node, archive.NotDue, at, now.UnixMilli(), grace.Milliseconds())
+		_, err = a.nodes().UpdateOne(ctx, bson.D{{Key: "_id", Value: node}, {Key: "silent", Value: false}},
+			bson.D{{Key: "$set", Value: bson.D{{Key: "silent", Value: true}, {Key: "noted", Value: now.UnixMilli()}}}})
+	}
+	if err == nil {
+		err = empty()
 	}
 	if err != nil {
 		return fmt.Errorf("mongodb: silence of %s: %w", node, err)

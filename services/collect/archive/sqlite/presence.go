@@ -45,7 +45,8 @@ const (
 	clearPresent    = `UPDATE presence SET held = 0, at = max(at, ?), noted = ? WHERE user = ? AND node = ?`
 	upsertDue       = `INSERT INTO attendances VALUES (?, ?, 0, 0, 0, 0, ?, 1) ON CONFLICT DO UPDATE SET
 		due = min(due, excluded.due), revision = revision + 1`
-	silenceNode = `UPDATE nodes SET silent = 1, noted = ? WHERE node = ? AND silent = 0`
+	silenceNode = `UPDATE nodes SET silent = 1, noted = ? WHERE node = ? AND silent = 0
+		AND NOT EXISTS (SELECT 1 FROM presence p WHERE p.node = nodes.node AND held = 1)`
 	selectNodes = `SELECT node, silent FROM nodes WHERE gone = 0 ORDER BY node`
 
 	// A user of whom no node says anything any more went when that was noted; nobody knows when better than the archive.
@@ -140,14 +141,14 @@ func (a *Archive) touch(ctx context.Context, tx prepared, user string, due int64
 	return err
 }
 
-// Silence stores that a node can't be reached.
+// Silence stores that a node can't be reached: last, since nobody asks for it again once it is stored.
 func (a *Archive) Silence(ctx context.Context, node string, at int64, now time.Time, grace time.Duration) error {
-	err := a.change(ctx, func(ctx context.Context, tx prepared) error {
-		_, err := tx[silenceNode].ExecContext(ctx, now.UnixMilli(), node)
-		return err
-	})
+	err := a.clear(ctx, node, archive.NotDue, at, now.UnixMilli(), grace)
 	if err == nil {
-		err = a.clear(ctx, node, archive.NotDue, at, now.UnixMilli(), grace)
+		err = a.change(ctx, func(ctx context.Context, tx prepared) error {
+			_, err := tx[silenceNode].ExecContext(ctx, now.UnixMilli(), node)
+			return err
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("sqlite: silence of %s: %w", node, err)
