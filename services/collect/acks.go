@@ -28,8 +28,10 @@ const (
 	ackEvery = 100 * time.Millisecond
 	// ackTimeout is how long the archive may take for each step with them.
 	ackTimeout = 5 * time.Second
-	// ackAgain is after how long a message comes again whose effect is not durable yet.
-	ackAgain = time.Second
+	// ackAgain is after how long a message comes again whose effect is not durable yet; it doubles each time, up to
+	// ackLongest. The server delivers what comes again before what is new, so many that fail must not come often.
+	ackAgain   = time.Second
+	ackLongest = 10 * time.Second
 )
 
 // readAcks takes in what push nodes and dispatches hand over on WEFT_ACK, until ctx ends. All of it commutes and can be
@@ -50,7 +52,9 @@ func (s *Service) readAcks(ctx context.Context) error {
 		}
 		if err != nil && ctx.Err() == nil {
 			s.faults.Note("take reports in", err)
-			pause(ctx)
+			if !full { // else others wait behind those that failed, and these have their own time to rest
+				pause(ctx)
+			}
 		}
 		if !full {
 			select {
@@ -118,7 +122,7 @@ func settled(of []jetstream.Msg, step string, failure error) error {
 	for _, msg := range of {
 		end := msg.Ack
 		if failure != nil {
-			end = func() error { return msg.NakWithDelay(ackAgain) }
+			end = func() error { return msg.NakWithDelay(again(msg)) }
 		}
 		if err := end(); err != nil {
 			return errors.Join(failure, fmt.Errorf("acknowledge: %w", err))
@@ -128,6 +132,17 @@ func settled(of []jetstream.Msg, step string, failure error) error {
 		return fmt.Errorf("%s: %w", step, failure)
 	}
 	return nil
+}
+
+// again is after how long a report that failed comes again.
+func again(msg jetstream.Msg) time.Duration {
+	delay := ackAgain
+	if meta, err := msg.Metadata(); err == nil {
+		for tries := meta.NumDelivered; tries > 1 && delay < ackLongest; tries-- {
+			delay *= 2
+		}
+	}
+	return min(delay, ackLongest)
 }
 
 // fetchReports waits for a message, and takes what is there with it.
