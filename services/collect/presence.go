@@ -88,6 +88,7 @@ func (s *Service) reportedUntil(ctx context.Context, now time.Time) (time.Time, 
 type prober struct {
 	*Service
 	heard     map[string]time.Time // when a node answered last, or was first looked at
+	unasked   map[string]bool      // nodes that were given up and have not been asked since whom they have
 	looked    time.Time            // when the last round ended
 	connects  uint64               // how often NATS had reconnected by then
 	forgotten time.Time
@@ -95,7 +96,7 @@ type prober struct {
 
 // probeNodes probes until ctx ends.
 func (s *Service) probeNodes(ctx context.Context) error {
-	p := &prober{Service: s, heard: map[string]time.Time{}, forgotten: time.Now()}
+	p := &prober{Service: s, heard: map[string]time.Time{}, unasked: map[string]bool{}, forgotten: time.Now()}
 	look := time.NewTicker(probeEvery)
 	defer look.Stop()
 	for {
@@ -135,7 +136,7 @@ func (p *prober) round(ctx context.Context) error {
 	if p.wasAway(begun, ended) {
 		clear(p.heard)
 	}
-	known := make(map[string]time.Time, len(nodes))
+	known, unasked := make(map[string]time.Time, len(nodes)), make(map[string]bool)
 	var failed []error
 	for i, n := range nodes {
 		last, ok := p.heard[n.ID]
@@ -143,14 +144,18 @@ func (p *prober) round(ctx context.Context) error {
 			last = ended
 		}
 		known[n.ID] = last
+		if p.unasked[n.ID] && answers[i] != nil {
+			unasked[n.ID] = true
+		}
 		if limit := patienceWith(answers[i]); !n.Silent && ended.Sub(last) >= limit {
 			p.log.Warn("a node can't be reached; its users count as gone", "node", n.ID, "since", last)
+			unasked[n.ID] = true
 			failed = append(failed, p.withArchive(ctx, func(ctx context.Context) error {
 				return p.archive.Silence(ctx, n.ID, last.UnixMilli(), ended, p.cfg.OfflineAfter)
 			}))
 		}
 	}
-	p.heard, p.looked = known, time.Now()
+	p.heard, p.unasked, p.looked = known, unasked, time.Now()
 	return errors.Join(failed...)
 }
 
@@ -177,14 +182,15 @@ func (p *prober) nodes(ctx context.Context) ([]archive.Node, error) {
 	return p.archive.Nodes(ctx)
 }
 
-// probe asks nodes whether they are alive. One that was given up and answers has to tell whom it has.
+// probe asks nodes whether they are alive. One that was given up and answers has to tell whom it has, also where it has
+// reported some of them meanwhile.
 func (p *prober) probe(ctx context.Context, nodes []archive.Node) []error {
 	answers := make([]error, len(nodes))
 	var group errgroup.Group
 	group.SetLimit(probesAtOnce)
 	for i, n := range nodes {
 		order := node.Order{Op: node.Probe}
-		if n.Silent {
+		if n.Silent || p.unasked[n.ID] {
 			order.Op = node.Report
 		}
 		group.Go(func() error {
