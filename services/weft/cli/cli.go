@@ -70,6 +70,9 @@ func Usage(c *cobra.Command) *cobra.Command {
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return hint(err) })
 	c.SuggestionsMinimumDistance = 2
 	check := c.Args
+	if c.ValidArgsFunction == nil && !c.HasSubCommands() && check(c, nil) == nil {
+		c.ValidArgsFunction = cobra.NoFileCompletions // it takes none
+	}
 	c.Args = func(c *cobra.Command, args []string) error {
 		err := check(c, args)
 		if err == nil {

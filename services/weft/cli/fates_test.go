@@ -12,6 +12,7 @@ import (
 
 	"github.com/weftpush/weft/shared/admin"
 	"github.com/weftpush/weft/shared/embed"
+	"github.com/weftpush/weft/shared/event"
 	streams "github.com/weftpush/weft/shared/fabric"
 	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/node"
@@ -277,5 +278,39 @@ func TestTailShowsWhatIsWanted(t *testing.T) {
 	if strings.Contains(text, "other") {
 		t.Errorf("another type is shown:\n%s", text)
 	}
-	lines(t, text, "receipt user:alice m delivered phone", `user:alice 2 m order.paid 7 bytes {"n":1}`)
+	lines(t, text, "receipt user:alice m delivered phone", `user:alice 2 m order.paid 7B {"n":1}`)
+}
+
+func TestWhatIsToldOfFacts(t *testing.T) {
+	alice := subject.UserAddress("acme", "al ice")
+	undelivered, _ := json.Marshal(event.Event{
+		Event: "e", What: event.Undelivered, Tenant: "acme", User: "al ice", Message: &event.Message{ID: "order-1", To: alice.String(), Type: "t", Waiting: 60_000},
+	})
+	receipt, _ := json.Marshal(message.Receipt{
+		Receipt: "r", ID: "m", To: alice.String(), State: message.StateQuarantined, Reason: problem.BadJSON, Message: "is not JSON",
+	})
+	for what, m := range map[string]*nats.Msg{
+		"tenant acme  user:al ice  undelivered  order-1  t  for 1m00s":    {Subject: subject.Event("acme", string(event.Undelivered)), Data: undelivered},
+		"tenant acme  user:al ice  m  quarantined  bad_json  is not JSON": {Subject: subject.Receipt(alice.Tokens()), Data: receipt},
+		"tenant acme  user:al ice  bad_json  is not JSON": {
+			Subject: subject.Quarantine(problem.BadJSON, alice.Tokens()), Header: nats.Header{"Weft-Detail": {"is not JSON"}},
+		},
+	} {
+		kind := strings.Split(m.Subject, ".")[1]
+		for _, want := range []struct {
+			tenant, to string
+			shown      bool
+		}{
+			{"", "", true}, {"acme", "", true}, {"other", "", false}, {"acme", "user:al ice", true}, {"acme", "user:bob", false}, {"", "user:al ice", false},
+		} {
+			var out strings.Builder
+			tail := &tailing{console: &console{now: time.Now, out: newScreen(&out)}, tenant: want.tenant, to: want.to}
+			if err := tail.fact(kind, m); err != nil {
+				t.Fatal(err)
+			}
+			if shown := strings.Contains(out.String(), kind+"  "+what+"\n"); shown != want.shown || !shown && out.Len() > 0 {
+				t.Errorf("%s with %+v: %q", kind, want, &out)
+			}
+		}
+	}
 }

@@ -72,7 +72,7 @@ func (p *progress) line(now time.Time) string {
 	if rate := float64(p.done-p.before) / took.Seconds(); took >= time.Second && rate > 0 {
 		parts = append(parts, thousands(int(rate))+"/s")
 		if left := p.total - p.done; left > 0 {
-			parts = append(parts, "ETA "+lasting(time.Duration(float64(left)/rate*float64(time.Second))))
+			parts = append(parts, "ETA "+lasting(max(time.Duration(float64(left)/rate*float64(time.Second)), time.Second)))
 		}
 	}
 	return strings.Join(parts, "  ")

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weftpush/weft/shared/client"
+	"github.com/weftpush/weft/shared/event"
 	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/subject"
 )
@@ -52,7 +53,7 @@ listens: what was before is not shown, and what is published again after an outa
 	}}
 	f := c.Flags()
 	f.StringVar(&t.tenant, "tenant", "", "only this `tenant`")
-	f.StringVar(&t.to, "to", "", "only messages to this `address`, such as user:alice; of the default tenant unless --tenant says another")
+	f.StringVar(&t.to, "to", "", "only of this `address`, such as user:alice; of the default tenant unless --tenant says another")
 	f.StringVar(&t.kind, "type", "", "only messages of this `type`")
 	f.BoolVar(&t.payload, "payload", false, "show payloads")
 	f.BoolVar(&t.facts[0].wanted, "receipts", false, "show receipts")
@@ -203,7 +204,7 @@ func (t *tailing) message(m *message.Message) error {
 	if m.Again {
 		parts = append(parts, "again")
 	}
-	parts = append(parts, t.out.paint(dim, sized1000(len(m.Payload))+" bytes"))
+	parts = append(parts, t.out.paint(dim, sized1000(len(m.Payload))+"B"))
 	if t.payload {
 		parts = append(parts, payload(client.Message{Data: m.Payload, ContentType: m.ContentType}))
 	}
@@ -220,38 +221,71 @@ type noted struct {
 
 // fact shows a receipt, an event or what was set aside.
 func (t *tailing) fact(what string, m *nats.Msg) error {
-	head, _, _ := strings.Cut(strings.TrimPrefix(m.Subject, "weft."+what+"."), ".")
-	if what == "quarantine" { // the reason stands before the tenant
-		_, rest, _ := strings.Cut(strings.TrimPrefix(m.Subject, "weft."+what+"."), ".")
-		head, _, _ = strings.Cut(rest, ".")
+	n := noted{What: what, Subject: m.Subject}
+	switch {
+	case what == "quarantine":
+		n.Header = m.Header
+	case json.Valid(m.Data):
+		n.Fact = m.Data
 	}
-	if t.tenant != "" && head != subject.Encode(t.tenant) {
+	f := readFact(what, m)
+	if t.tenant != "" && f.tenant != t.tenant || t.to != "" && (f.to != t.to || t.tenant == "" && f.tenant != subject.DefaultTenant) {
 		return nil
 	}
 	if t.json() {
-		n := noted{What: what, Subject: m.Subject}
-		if what == "quarantine" {
-			n.Header = m.Header
-		} else if json.Valid(m.Data) {
-			n.Fact = m.Data
-		}
 		return jsonLine(t.out, n)
 	}
 	parts := []string{t.out.paint(dim, t.now().Format("15:04:05.000")), t.out.paint(yellow, what)}
-	if what == "quarantine" {
-		return line(t.out, "%s", strings.Join(append(parts, plain(m.Subject), plain(m.Header.Get("Weft-Detail"))), "  "))
+	if f.tenant != subject.DefaultTenant {
+		parts = append(parts, "tenant "+plain(f.tenant))
 	}
-	var fields map[string]any
-	if err := json.Unmarshal(m.Data, &fields); err != nil {
-		return nil //nolint:nilerr // somebody else's
-	}
-	if what == "event" {
-		parts = append(parts, plain(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]))
-	}
-	for _, name := range []string{"user", "to", "id", "message", "state", "device", "reason"} {
-		if v, ok := fields[name].(string); ok && v != "" && (name != "id" || what == "receipt") {
-			parts = append(parts, plain(v))
+	for _, word := range f.words {
+		if word != "" {
+			parts = append(parts, plain(word))
 		}
 	}
 	return line(t.out, "%s", strings.Join(parts, "  "))
+}
+
+// told is a receipt, an event or a quarantined message for people.
+type told struct {
+	tenant, to string // to is empty where the address can't be read
+	words      []string
+}
+
+// readFact reads one. What can't be read is shown by its subject.
+func readFact(what string, m *nats.Msg) told {
+	rest := strings.TrimPrefix(m.Subject, "weft."+what+".")
+	reason := ""
+	if what == "quarantine" { // the reason stands before the tenant
+		reason, rest, _ = strings.Cut(rest, ".")
+	}
+	tenant, last, _ := strings.Cut(rest, ".")
+	f := told{tenant: tenant, words: []string{m.Subject}}
+	address, wrong := subject.ParseTokens(rest)
+	if wrong == nil {
+		f.tenant, f.to = address.Tenant, address.String()
+	} else if name, err := subject.Decode(tenant); err == nil {
+		f.tenant = name
+	}
+	switch what {
+	case "quarantine":
+		if wrong == nil {
+			f.words = []string{f.to, reason, m.Header.Get("Weft-Detail")}
+		}
+	case "receipt":
+		var r message.Receipt
+		if json.Unmarshal(m.Data, &r) == nil && r.ID != "" {
+			f.words = []string{r.To, r.ID, string(r.State), r.Device, string(r.Reason), r.Message}
+		}
+	case "event":
+		var e event.Event
+		if json.Unmarshal(m.Data, &e) == nil && e.User != "" {
+			f.to, f.words = subject.UserAddress(e.Tenant, e.User).String(), []string{subject.UserAddress(e.Tenant, e.User).String(), last}
+			if e.Message != nil {
+				f.words = append(f.words, e.Message.ID, e.Message.Type, "for "+lasting(time.Duration(e.Message.Waiting)*time.Millisecond))
+			}
+		}
+	}
+	return f
 }
