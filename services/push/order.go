@@ -30,11 +30,24 @@ func (n *Service) kick(order node.Order) int {
 	if order.Final {
 		why = problem.New(problem.Kicked, "an operator has closed this session; do not connect again").ForGood()
 	}
-	named := n.named(order)
-	for _, s := range named {
-		s.finish(kickCode(why), why)
+	closed := 0
+	for _, s := range n.named(order) {
+		if s.kick(why) {
+			closed++
+		}
 	}
-	return len(named)
+	return closed
+}
+
+// kick closes a session, unless it is ending already.
+func (s *session) kick(why *problem.Problem) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.end != nil {
+		return false
+	}
+	s.finishLocked(kickCode(why), why)
+	return true
 }
 
 // kickCode is the close code of a kick: it says to clients whether to come again.

@@ -71,6 +71,9 @@ func TestAnOpeningSessionIsKicked(t *testing.T) {
 		if got := order[node.Kicked](w, n, node.Order{Op: node.Kick, Tenant: "default", User: "alice", Final: final}); got.Sessions != 1 {
 			t.Errorf("%d were closed", got.Sessions)
 		}
+		if got := order[node.Kicked](w, n, node.Order{Op: node.Kick, Tenant: "default", User: "alice"}); got.Sessions != 0 {
+			t.Errorf("%d that end already were closed", got.Sessions)
+		}
 		close(gate)
 		code := protocol.CloseDraining
 		if final {
