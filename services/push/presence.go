@@ -123,10 +123,9 @@ func (n *Service) reportPresence(ctx context.Context, js jetstream.JetStream) er
 	}
 }
 
-// round reports what has changed. What could not be reported stays for the next time: it is looked up again then.
+// round reports what has changed. What could not be reported stays for the next time, and all behind it: it is looked up
+// again then.
 func (r *reporter) round(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, presenceTimeout)
-	defer cancel()
 	if r.presence.wanted.Swap(false) {
 		if err := r.census(ctx); err != nil {
 			r.presence.wanted.Store(true)
@@ -136,14 +135,15 @@ func (r *reporter) round(ctx context.Context) {
 	}
 	changed := r.presence.take()
 	some := make([]ledger.Seen, 0, min(len(changed), presenceMost))
+	works := true
 	for user, at := range changed {
 		some = append(some, r.look(user, at))
 		if len(some) == presenceMost {
-			r.reportOrKeep(ctx, some)
+			works = r.reportOrKeep(ctx, some, works)
 			some = some[:0]
 		}
 	}
-	r.reportOrKeep(ctx, some)
+	r.reportOrKeep(ctx, some, works)
 }
 
 // look is what there is to say of a user who came or went at a time.
@@ -154,14 +154,18 @@ func (r *reporter) look(user subject.Address, at int64) ledger.Seen {
 	return ledger.Seen{User: user.Tokens(), At: at}
 }
 
-func (r *reporter) reportOrKeep(ctx context.Context, some []ledger.Seen) {
-	if len(some) == 0 {
-		return
+// reportOrKeep reports users, where the reports before it worked, and says whether that works still.
+func (r *reporter) reportOrKeep(ctx context.Context, some []ledger.Seen, works bool) bool {
+	if works && len(some) > 0 {
+		if err := r.report(ctx, ledger.Presence{Users: some}); err != nil {
+			r.faults.Note("report who is here", err)
+			works = false
+		}
 	}
-	if err := r.report(ctx, ledger.Presence{Users: some}); err != nil {
-		r.faults.Note("report who is here", err)
+	if !works {
 		r.presence.keep(some)
 	}
+	return works
 }
 
 // keep puts users back who could not be reported.
@@ -216,6 +220,8 @@ func (r *reporter) leave(ctx context.Context) {
 
 // report publishes one message, under the next number, and returns when the stream has it.
 func (r *reporter) report(ctx context.Context, p ledger.Presence) error {
+	ctx, cancel := context.WithTimeout(ctx, presenceTimeout)
+	defer cancel()
 	r.number++
 	p.Number = r.number
 	body, err := json.Marshal(p)
