@@ -48,6 +48,10 @@ type Service struct {
 	faults *service.Faults
 	ready  chan struct{}
 
+	// Through which receipts and events are published. Each has its own bound for what is under way, so that one whose
+	// stream hangs keeps up neither the log nor the other.
+	receipts, events jetstream.JetStream
+
 	// Set once by Run before anything else starts.
 	js      jetstream.JetStream
 	archive archive.Archive
@@ -70,9 +74,18 @@ func New(cfg Config, nc *nats.Conn, log *slog.Logger) (*Service, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
+	receipts, err := jetstream.New(nc, jetstream.WithPublishAsyncTimeout(publishTimeout))
+	if err != nil {
+		return nil, fmt.Errorf("collect: %w", err)
+	}
+	events, err := jetstream.New(nc, jetstream.WithPublishAsyncTimeout(publishTimeout))
+	if err != nil {
+		return nil, fmt.Errorf("collect: %w", err)
+	}
 	id := rand.Text()
 	log = log.With("instance", id)
 	return &Service{
+		receipts: receipts, events: events,
 		id: id, cfg: cfg, nc: nc, log: log, faults: service.NewFaults(log),
 		ready: make(chan struct{}), posts: make(chan struct{}, postsAtOnce),
 		streams: make(chan struct{}, streamsAtOnce), streamed: make(chan struct{}, streamedAtOnce),

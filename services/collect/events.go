@@ -17,8 +17,7 @@ import (
 const (
 	// announceEvery is how often the owner of a partition looks for users who came or went.
 	announceEvery = time.Second
-	// announceMost is how many are told at once, far below the 4,000 publishes that the connection may have pending, and
-	// announcePages how many times so many in one look.
+	// announceMost is how many are told at once, and announcePages how many times so many in one look.
 	announceMost  = 256
 	announcePages = 40
 	// announceWithin is how old what was read of users may be when it is told: a collect that was paused must not tell what
@@ -203,7 +202,7 @@ func (s *Service) publishEvents(ctx context.Context, events []event.Event) error
 		if err != nil {
 			return err
 		}
-		ack, err := s.js.PublishMsgAsync(&nats.Msg{
+		ack, err := s.events.PublishMsgAsync(&nats.Msg{
 			Subject: subject.Event(e.Tenant, string(e.What)), Data: body, Header: nats.Header{jetstream.MsgIDHeader: {e.Event}},
 		}, jetstream.WithStallWait(publishTimeout))
 		if err != nil {

@@ -20,8 +20,7 @@ import (
 const (
 	// settleMost is how many terminal states go into one write.
 	settleMost = 1000
-	// tellMost is how many receipts are under way at once. It is far below the 4,000 publishes that the connection may
-	// have pending: the log must not wait for receipts.
+	// tellMost is how many receipts one teller has under way at once.
 	tellMost = 256
 )
 
@@ -56,7 +55,7 @@ func (s *Service) tell(ctx context.Context, states []archive.Settled) error {
 		if err != nil {
 			return err
 		}
-		ack, err := s.js.PublishMsgAsync(m, jetstream.WithStallWait(publishTimeout))
+		ack, err := s.receipts.PublishMsgAsync(m, jetstream.WithStallWait(publishTimeout))
 		if err != nil {
 			return err
 		}
