@@ -23,9 +23,9 @@ const (
 	ackFetch = 32
 	// ackWait is how long a fetch waits for the first of them.
 	ackWait = time.Second
-	// ackEvery is the least time from one batch that was not full to the next: what comes meanwhile shares one write, and
-	// a receipt is not held up for long.
-	ackEvery = 100 * time.Millisecond
+	// ackEvery is the least time from one batch that was not full to the next: what comes meanwhile shares one write, of
+	// each device's highest cursor, and a receipt is not held up for long.
+	ackEvery = 250 * time.Millisecond
 	// ackTimeout is how long the archive may take for each step with them.
 	ackTimeout = 5 * time.Second
 	// ackAgain is after how long a message comes again whose effect is not durable yet; it doubles each time, up to
@@ -201,6 +201,7 @@ func (s *Service) advance(ctx context.Context, cursors []history.Cursor) error {
 	if len(cursors) == 0 {
 		return nil
 	}
+	cursors = highest(cursors)
 	err := s.withArchive(ctx, func(ctx context.Context) error { return s.archive.Advance(ctx, cursors) })
 	if err != nil {
 		return fmt.Errorf("advance: %w", err)
@@ -249,6 +250,25 @@ func (s *Service) readReport(msg report, v any) bool {
 		return false
 	}
 	return true
+}
+
+// highest are the highest cursor of each device in each mailbox, which is all that a batch has to say.
+func highest(cursors []history.Cursor) []history.Cursor {
+	type place struct{ tenant, user, device, address string }
+	at := make(map[place]int, len(cursors))
+	merged := make([]history.Cursor, 0, len(cursors))
+	for _, c := range cursors {
+		of := place{c.Tenant, c.User, c.Device, c.Address}
+		i, seen := at[of]
+		switch {
+		case !seen:
+			at[of] = len(merged)
+			merged = append(merged, c)
+		case c.Seq > merged[i].Seq:
+			merged[i] = c
+		}
+	}
+	return merged
 }
 
 // without are the cursors of those devices and mailboxes that are owed no receipt.
