@@ -21,7 +21,8 @@ const (
 
 // Event is one event. An event that comes twice, as after a crash, has the same Event and is the same in every field.
 //
-// Of one user online and offline alternate, and Turn grows by 1: whoever has seen a turn may drop those up to it.
+// Of one user online and offline alternate, and Turn grows by 1: whoever has seen a turn may drop those up to it. A user
+// who has been gone for as long as messages are kept (-retention) is forgotten, and begins again with turn 1.
 type Event struct {
 	Event  string `json:"event"` // the event's own id
 	What   What   `json:"what"`
