@@ -176,3 +176,20 @@ func TestDrainWithoutNodes(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+func TestARecordThatIsTooLargeHidesNoOther(t *testing.T) {
+	w := newWorld(t)
+	w.serve()
+	huge := `{"user":"anna","by":{"who":"x"},"device":"` + strings.Repeat("<", 512<<10) + `"}` // six times as large in the record
+	for _, question := range []string{`{"user":"ben","by":{"who":"x"}}`, huge} {
+		w.tick()
+		if _, err := w.nc.Request(subject.Admin(admin.Kick), []byte(question), patience); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answer, err := ask[admin.RecordsAnswer](w, admin.Records, admin.RecordsRequest{})
+	w.must(err)
+	if len(answer.Records) != 2 || len(answer.Records[0].Filter) > 100 || !strings.Contains(string(answer.Records[1].Filter), "ben") {
+		t.Errorf("%.500v", answer.Records)
+	}
+}

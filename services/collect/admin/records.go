@@ -29,6 +29,10 @@ func (d *Desk) records(ctx context.Context, q admin.RecordsRequest) (*admin.Reco
 	}
 	size := 0
 	for i, r := range records { // the answer must fit a NATS message
+		if len(r.Filter) > pageBytes {
+			r.Filter = json.RawMessage(`{"left_out":"it is too large to be shown"}`)
+			records[i] = r
+		}
 		if size += len(r.Filter) + 6*(len(r.By.Who)+len(r.By.Note)+len(r.Detail)) + 200; i > 0 && size > pageBytes {
 			return &admin.RecordsAnswer{Records: records[:i]}, nil
 		}
