@@ -28,8 +28,9 @@ const (
 	// reportTimeout bounds the publishing of one such message.
 	reportTimeout = 2 * time.Second
 	// joined is how far apart messages of one address may be routed and still be told as one range, with the time of its
-	// last: nothing is said to have been routed before it was, and nothing by more than this after.
-	joined = 20 // ms
+	// last: nothing is said to have been routed before it was, and nothing by more than this after. A row for each message
+	// would cost the archive as much as the message.
+	joined = 1000 // ms
 )
 
 var errForgotten = errors.New("reports can't be told fast enough, and are forgotten")

@@ -151,10 +151,10 @@ func TestReportsAreJoined(t *testing.T) {
 		route(a, 1, "x")
 		route(b, 7)
 		route(a, 2, "x", "silent")
-		<-time.After(10 * time.Millisecond)
+		<-time.After(500 * time.Millisecond)
 		route(a, 3, "x")
-		<-time.After(11 * time.Millisecond)
-		route(a, 4, "x") // 21 ms after the first
+		<-time.After(501 * time.Millisecond)
+		route(a, 4, "x") // 1,001 ms after the first
 		route(a, 5, "y") // elsewhere
 		route(a, 7, "y") // a hole
 		route(a, 7, "y") // once more
@@ -165,7 +165,7 @@ func TestReportsAreJoined(t *testing.T) {
 			got = append(got, fmt.Sprint(s.to, " ", s.from, "-", s.upTo, " +", s.last-begun, " ", s.nodes))
 		}
 		want := []string{
-			"user:u1 1-3 +10 [x]", "user:u2 7-7 +0 []", "user:u1 4-4 +21 [x]", "user:u1 5-5 +21 [y]", "user:u1 7-7 +21 [y]", "user:u1 7-7 +21 [y]",
+			"user:u1 1-3 +500 [x]", "user:u2 7-7 +0 []", "user:u1 4-4 +1001 [x]", "user:u1 5-5 +1001 [y]", "user:u1 7-7 +1001 [y]", "user:u1 7-7 +1001 [y]",
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("%q, want %q", got, want)

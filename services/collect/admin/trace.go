@@ -243,15 +243,20 @@ func stepsOfEnd(r archive.Row) []admin.Step {
 	}
 }
 
+// stepRouted tells when and where a message was routed. A report may join what was routed within a second, with the time
+// of its end; who has acknowledged the message before had it by then.
 func stepRouted(s archive.Steps) admin.Step {
-	switch {
-	case s.Routed == nil:
+	if s.Routed == nil {
 		return admin.Step{What: "routed", Detail: "not reported"}
-	case len(s.Routed.Nodes) == 0:
-		return admin.Step{What: "routed", At: s.Routed.At, Detail: "no node had the address"}
-	default:
-		return admin.Step{What: "routed", At: s.Routed.At, Node: strings.Join(s.Routed.Nodes, ", ")}
 	}
+	step := admin.Step{What: "routed", At: s.Routed.At, Node: strings.Join(s.Routed.Nodes, ", ")}
+	for _, a := range s.Acked {
+		step.At = min(step.At, a.At)
+	}
+	if len(s.Routed.Nodes) == 0 {
+		step.Detail = "no node had the address"
+	}
+	return step
 }
 
 // stepLogged finds a message in the log, from when it was archived on. What is older than the log keeps, or was let
