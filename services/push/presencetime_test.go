@@ -21,8 +21,7 @@ type slowStream struct {
 func (s *slowStream) PublishMsg(ctx context.Context, _ *nats.Msg, _ ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
 	until, _ := ctx.Deadline()
 	s.until = append(s.until, until)
-	for begun := time.Now(); time.Since(begun) < time.Millisecond; {
-	}
+	<-time.After(time.Millisecond)
 	return &jetstream.PubAck{}, ctx.Err()
 }
 
