@@ -192,7 +192,7 @@ func presenceSilence(s *suite) {
 // broken is a context that ends when it has been looked at so often.
 type broken struct {
 	context.Context //nolint:containedctx // it is one
-	looks atomic.Int64
+	looks           atomic.Int64
 }
 
 func (b *broken) Err() error {
