@@ -43,6 +43,12 @@ func (k *console) ask(ctx context.Context, endpoint string, question, answer any
 	return nil
 }
 
+// silence is the problem of a question that may have been heard, and may still be: nobody knows whether what it asked for is
+// done.
+type silence struct{ *problem.Problem }
+
+func (s silence) Unwrap() error { return s.Problem }
+
 // unanswered is the problem of a question without an answer.
 func (k *console) unanswered(endpoint string, err error) error {
 	switch {
@@ -52,10 +58,10 @@ func (k *console) unanswered(endpoint string, err error) error {
 		return problem.New(problem.Unavailable, "nobody answers on %s at %s: no collect runs there, or an older one; `weft doctor` shows what is missing",
 			subject.Admin(endpoint), k.where.name)
 	case !k.nc.IsConnected():
-		return problem.New(problem.Unavailable, "the connection to NATS at %s is lost: %v; `weft doctor` shows what is missing", k.where.name, err)
+		return silence{problem.New(problem.Unavailable, "the connection to NATS at %s is lost: %v; `weft doctor` shows what is missing", k.where.name, err)}
 	}
-	return problem.New(problem.Unavailable, "%s at %s did not answer within %s; try again, or wait longer with --timeout",
-		subject.Admin(endpoint), k.where.name, k.at.timeout)
+	return silence{problem.New(problem.Unavailable, "%s at %s did not answer within %s; `weft doctor` shows what is missing; or wait longer with --timeout",
+		subject.Admin(endpoint), k.where.name, k.at.timeout)}
 }
 
 // askPatiently is ask that tries again for up to 30 s while the services are not there, as when they are rolled, and says so

@@ -317,6 +317,7 @@ func TestUsageErrorsAreTold(t *testing.T) {
 		want    string
 	}{
 		"trace of nothing":    {NewTrace(), nil, "ID is missing: "},
+		"trace at nowhere":    {NewTrace(), []string{"x", "--to", "alice"}, "bad_address: "},
 		"user with a space":   {NewUser(), []string{"a", "b"}, "one USER is taken, not 2"},
 		"kick of an unset":    {NewKick(), []string{""}, "USER is missing"},
 		"unset device":        {NewKick(), []string{"alice", "--device", ""}, "--device is empty"},

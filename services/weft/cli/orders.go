@@ -1,6 +1,9 @@
 package cli
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -44,6 +47,9 @@ func (k *console) order(endpoint string, made func(admin.By) any, answer any, sh
 	}
 	defer k.close()
 	if err := k.ask(k.command.Context(), endpoint, made(k.by()), answer); err != nil {
+		if _, ok := errors.AsType[silence](err); ok || errors.Is(err, context.Canceled) {
+			return fmt.Errorf("%w. It is not known whether it was done, and it may still be: `weft audit records` tells", err)
+		}
 		return err
 	}
 	if k.json() {

@@ -101,15 +101,23 @@ func (p *publication) run(c *cobra.Command, args []string) error {
 	if p.door == streamDoor {
 		ack, err := client.NewPublisher(nc).Publish(ctx, to, payload, p.options(c)...)
 		if err != nil {
-			return err
+			return unknown(err, ack.ID)
 		}
 		return p.accepted(c.OutOrStdout(), to, ack)
 	}
 	receipt, err := client.NewPublisher(nc).Request(ctx, to, payload, p.options(c)...)
 	if err != nil {
-		return err
+		return unknown(err, receipt.ID)
 	}
 	return p.archived(c.OutOrStdout(), receipt)
+}
+
+// unknown says the id of a message of which nobody knows whether it was taken: with another it would come twice.
+func unknown(err error, id string) error {
+	if errors.Is(err, client.ErrUnknown) {
+		return fmt.Errorf("%w. To publish it again: --id %s", err, quoted(id))
+	}
+	return err
 }
 
 func (p *publication) check(args []string) error {

@@ -32,6 +32,11 @@ That it was routed is reported in bulk, after the fact: after a crash it may be 
 	c.Flags().StringVar(&request.To, "to", "", "only at this `address`, such as user:alice")
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		request.ID = args[0]
+		if request.To != "" {
+			if _, err := subject.ParseAddress(request.Tenant, request.To); err != nil {
+				return usageError{err}
+			}
+		}
 		var answer admin.TraceAnswer
 		return k.answer(admin.Trace, request, &answer, func() error { return k.showTraces(answer) })
 	}

@@ -42,7 +42,7 @@ Rows come in pages of --limit; the last line says how to see the next one. With 
 		Example: `  weft undelivered
   weft undelivered --user alice --device phone
   weft undelivered --type order.shipped --since 1d --reason held
-  weft undelivered --since '2026-11-23 02:00' --until 1h --all --output json | jq -r '.messages[].id'`,
+  weft undelivered --since 1d --until 1h --all --output json | jq -r '.messages[].id'`,
 		Args: cobra.NoArgs,
 	}
 	u := &undelivered{console: newConsole(c)}

@@ -3,12 +3,14 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/weftpush/weft/shared/admin"
 	"github.com/weftpush/weft/shared/problem"
+	"github.com/weftpush/weft/shared/subject"
 )
 
 // backlog is a fake service with so many undelivered messages; every third page is empty, as one of a rare reason may be.
@@ -175,6 +177,41 @@ func TestASilentServiceIsNotWaitedForForEver(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	has(t, got.err.Error(), "did not answer within 50ms", "--timeout")
+}
+
+func TestASilentOrderMayStillBeDone(t *testing.T) {
+	release := make(chan struct{})
+	silent := func([]byte) (any, error) { <-release; return nil, nil } //nolint:nilnil // nobody hears it
+	url := fakeFabric(t, answers{admin.Kick: silent})
+	defer close(release)
+	got := operate(t, NewKick(), "alice", "--nats", url, "--timeout", "50ms")
+	if got.code != ExitFailed || !retryable(got.err) {
+		t.Errorf("%+v", got)
+	}
+	has(t, got.err.Error(), "unavailable: ", "did not answer", "not known whether it was done", "`weft audit records`")
+	if got = operate(t, NewDrain(), "NODE", "--nats", url, "--timeout", "50ms"); got.code != ExitFailed {
+		t.Errorf("%+v", got)
+	}
+	lacks(t, got.err.Error(), "not known") // nobody was there to do it
+}
+
+func TestAMessageThatMayBeTakenIsPublishedUnderItsID(t *testing.T) {
+	c := newCounter(t)
+	if _, err := c.nc.SubscribeSync(subject.Publish(subject.UserAddress("default", "alice"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	got := operate(t, NewPub(), "user:alice", "1", "--id", "order 17", "--nats", c.url, "--timeout", "50ms")
+	has(t, got.err.Error(), "not known whether", "--id 'order 17'")
+	if got.code != ExitFailed {
+		t.Errorf("%+v", got)
+	}
+	got = operate(t, NewPub(), "user:alice", "1", "--nats", c.url, "--timeout", "50ms")
+	if !regexp.MustCompile(`--id [0-9A-Z]{26}$`).MatchString(got.err.Error()) {
+		t.Errorf("%v", got.err)
+	}
 }
 
 func TestCompletion(t *testing.T) {

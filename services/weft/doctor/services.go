@@ -18,7 +18,7 @@ const apart = 2 * time.Second
 // collects looks at what collects say of the archive and of Redis, and whether they agree.
 func (e *exam) collects() {
 	if len(e.checks) == 0 {
-		e.note("archive", Failure, "start a collect", "no collect answers: nothing is archived, and no operator's question is answered")
+		e.note("archive", Failure, "start a collect, or look into the logs of those that run", "no collect answers: nothing is archived, and no operator's question is answered")
 		return
 	}
 	for _, c := range e.checks {
