@@ -19,8 +19,9 @@ import (
 )
 
 const (
-	// auditYoung is how old a message must be to be judged: what is younger may be under way from the archive to the log.
-	auditYoung = 5 * time.Second
+	// auditYoung is how old a message must be to be judged: what is younger may be under way from the archive to the log,
+	// whose leader takes up to 7 s to be elected after a kill.
+	auditYoung = 12 * time.Second
 	// auditRows is about how many rows a page compares, auditChunk how many at once, and auditWithin ends a page early.
 	auditRows   = 50_000
 	auditChunk  = 2500

@@ -13,7 +13,7 @@ import (
 )
 
 // ripe is how old a message has to be before an audit judges it; what is younger may be under way.
-const ripe = 6 * time.Second
+const ripe = 13 * time.Second
 
 // errBooks is that the books do not balance after all that was broken is whole again.
 var errBooks = errors.New("the books do not balance")
