@@ -5,17 +5,17 @@
 // Streams in: WEFT_IN_<p> (the stream door, read by the partition's owner), WEFT_ACK (acknowledgements and reports of
 // push and dispatch, any collect).
 // Subjects in: weft.publish.> (the request door, any collect), weft.collect.<p> (behind it, only the owner),
-// weft.history.{read,open,heads} (push nodes). HTTP in: POST /v1/messages and, on the same port, gRPC
-// (weft.v1.PublishService).
-// Streams out: WEFT_MSG_<p> (archived messages), WEFT_QUARANTINE, WEFT_RECEIPT.
+// weft.history.{read,open,heads} (push nodes), weft.admin.> (operators; package admin). HTTP in: POST /v1/messages and, on the
+// same port, gRPC (weft.v1.PublishService).
+// Streams out: WEFT_MSG_<p> (archived messages), WEFT_QUARANTINE, WEFT_RECEIPT, WEFT_EVENT.
 //
 // Goroutines, all owned by Service.Run: the HTTP server, the reader of WEFT_ACK, a bounded number of request handlers,
 // and for each partition that this process owns a reader of its stream, the term's loop, its purger, one that settles
-// receipts of what expires, and one at most that does what may hang, so that the loop can refuse requests meanwhile
-// (insist.go).
+// receipts of what expires, one that tells who came and went, one that looks for what waits for long, and one at most that does what may hang, so that the loop can refuse requests meanwhile
+// (insist.go). The owner of partition 0 also probes push nodes (presence.go) and takes in orphaned reports (orphans.go).
 //
 // The way of a message reads: door.go, http.go or grpc.go (request door) or intake.go (stream door), term.go (batch,
 // acknowledge), store.go (archive; what to do with a message that it refuses), log.go, quarantine.go. What becomes of it
 // reads: acks.go (acknowledgements), settle.go (what expires or is deleted), receipts.go (what publishers are told),
-// routed.go.
+// routed.go. Who is online: presence.go (reports, dead nodes), events.go (decide and tell), waiting.go (undelivered).
 package collect
