@@ -248,7 +248,7 @@ func constants(file *ast.File) map[string]string {
 
 func TestTableOfHeaders(t *testing.T) {
 	var defined, written []string
-	for _, folder := range []string{"../message", "../history", "../../services/collect"} {
+	for _, folder := range []string{"../message", "../history", "../node", "../../services/collect", "../../services/collect/quarantine"} {
 		files, err := filepath.Glob(folder + "/*.go")
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s: no files (%v)", folder, err)
@@ -259,7 +259,7 @@ func TestTableOfHeaders(t *testing.T) {
 				t.Fatal(err)
 			}
 			for name, value := range constants(file) {
-				if strings.HasPrefix(strings.ToLower(name), "header") || name == "originalPrefix" {
+				if strings.HasPrefix(strings.ToLower(name), "header") || name == "OriginalPrefix" {
 					defined = append(defined, ticks(value))
 				}
 			}
