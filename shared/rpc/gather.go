@@ -38,7 +38,7 @@ func Gather[A any](ctx context.Context, nc *nats.Conn, to string, question any, 
 		case errors.Is(err, nats.ErrNoResponders):
 			return answers, nil
 		case err != nil && waiting.Err() != nil:
-			return answers, nil //nolint:nilerr // that is how it ends
+			return answers, nil // that is how it ends
 		case err != nil:
 			return answers, problem.New(problem.Unavailable, "%s can't be asked (%v); try again", to, err)
 		}

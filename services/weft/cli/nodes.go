@@ -70,8 +70,15 @@ func (k *console) showRunning(all running) error {
 		k.say("No push node answers at %s: nobody can connect.", k.where.name)
 	}
 	nodes := table{columns: []column{
-		{title: "NODE"}, {title: "HOST", cut: true}, {title: "PID", right: true}, {title: "LISTEN"}, {title: "UP", right: true},
-		{title: "SESSIONS", right: true}, {title: "USERS", right: true}, {title: "MEMORY", right: true}, {title: "", last: true, code: stateColour},
+		{title: "NODE"},
+		{title: "HOST", cut: true},
+		{title: "PID", right: true},
+		{title: "LISTEN"},
+		{title: "UP", right: true},
+		{title: "SESSIONS", right: true},
+		{title: "USERS", right: true},
+		{title: "MEMORY", right: true},
+		{title: "", last: true, code: stateColour},
 	}}
 	for _, n := range all.Nodes {
 		nodes.row(short(n.Node), n.Host, strconv.Itoa(n.PID), n.Listen, age(n.Started, k.now()), thousands(n.Sessions), thousands(n.Users), mebibytes(n.Memory), draining(n))

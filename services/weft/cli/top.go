@@ -233,9 +233,18 @@ func (l *look) show(s *screen, now time.Time) error {
 		return err
 	}
 	nodes := table{columns: []column{
-		{title: "NODE"}, {title: "HOST", cut: true}, {title: "SESSIONS", right: true}, {title: "USERS", right: true, spare: 1},
-		{title: "NEW/S", right: true}, {title: "SENT/S", right: true}, {title: "ACKS/S", right: true}, {title: "FRAMES/S", right: true, spare: 2},
-		{title: "FILLS/S", right: true, spare: 3}, {title: "UNACKED", right: true}, {title: "MEMORY", right: true}, {title: "", last: true, code: stateColour},
+		{title: "NODE"},
+		{title: "HOST", cut: true},
+		{title: "SESSIONS", right: true},
+		{title: "USERS", right: true, spare: 1},
+		{title: "NEW/S", right: true},
+		{title: "SENT/S", right: true},
+		{title: "ACKS/S", right: true},
+		{title: "FRAMES/S", right: true, spare: 2},
+		{title: "FILLS/S", right: true, spare: 3},
+		{title: "UNACKED", right: true},
+		{title: "MEMORY", right: true},
+		{title: "", last: true, code: stateColour},
 	}}
 	for _, n := range l.Nodes {
 		r := l.Rates[n.Node]

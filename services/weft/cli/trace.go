@@ -96,8 +96,12 @@ func (k *console) showTrace(t admin.Traced) error {
 		return err
 	}
 	steps := table{columns: []column{
-		{title: "  WHEN"}, {title: "AFTER", right: true, code: in(dim)}, {title: "WHAT", code: stateColour},
-		{title: "DEVICE", cut: true}, {title: "NODE"}, {title: "", wrap: true, code: in(dim)},
+		{title: "  WHEN"},
+		{title: "AFTER", right: true, code: in(dim)},
+		{title: "WHAT", code: stateColour},
+		{title: "DEVICE", cut: true},
+		{title: "NODE"},
+		{title: "", wrap: true, code: in(dim)},
 	}}
 	for _, s := range t.Steps {
 		after := ""

@@ -72,8 +72,15 @@ func (k *console) showUser(a admin.UserAnswer) error {
 
 func (k *console) showDevices(devices []admin.Device) error {
 	list := table{columns: []column{
-		{title: "DEVICE", cut: true}, {title: "STATE", code: stateColour}, {title: "NODE"}, {title: "SINCE", right: true}, {title: "DOOR"}, {title: "CLIENT", cut: true},
-		{title: "CURSOR", right: true}, {title: "PENDING", right: true, code: waiting}, {title: "LAST ACK", right: true},
+		{title: "DEVICE", cut: true},
+		{title: "STATE", code: stateColour},
+		{title: "NODE"},
+		{title: "SINCE", right: true},
+		{title: "DOOR"},
+		{title: "CLIENT", cut: true},
+		{title: "CURSOR", right: true},
+		{title: "PENDING", right: true, code: waiting},
+		{title: "LAST ACK", right: true},
 	}}
 	for _, d := range devices {
 		state, since, door, client := "away", "", "", ""
@@ -83,7 +90,7 @@ func (k *console) showDevices(devices []admin.Device) error {
 		if s := d.Session; s != nil {
 			since, door, client = age(s.Since, k.now()), s.Door, s.Client
 		}
-		list.row(d.Device, state, short(d.Node), since, door, client, strconv.FormatUint(d.Cursor, 10), strconv.Itoa(d.Pending), age(d.Acked, k.now()))
+		list.row(d.Device, state, short(d.Node), since, door, client, strconv.FormatUint(d.Cursor, 10), thousands(d.Pending), age(d.Acked, k.now()))
 	}
 	return list.write(k.out)
 }

@@ -68,7 +68,7 @@ func (e *exam) mapped(ctx context.Context, to subject.Address) (string, error) {
 	defer cancel()
 	seen, err := sub.NextMsgWithContext(ctx)
 	if err != nil {
-		return "", nil //nolint:nilerr // nothing came
+		return "", nil // nothing came
 	}
 	return seen.Subject, nil
 }
@@ -255,7 +255,7 @@ func (e *exam) settings(ctx context.Context, monitor string) (s settings, err er
 	}
 	client := e.HTTP
 	if client == nil {
-		client = http.DefaultClient
+		client = &http.Client{Timeout: step}
 	}
 	answer, err := client.Do(request)
 	if err != nil {

@@ -79,8 +79,12 @@ func (a *Archive) Attend(ctx context.Context, some []archive.Attendance) ([]bool
 		updates[i] = mongo.NewUpdateOneModel().
 			SetFilter(bson.D{{Key: "_id", Value: keys[i]}, {Key: "revision", Value: mailbox.Number(u.Revision)}}).
 			SetUpdate(bson.D{{Key: "$set", Value: bson.D{
-				{Key: "told", Value: u.Told}, {Key: "turn", Value: mailbox.Number(u.Turn)}, {Key: "at", Value: u.At},
-				{Key: "open", Value: u.Open}, {Key: "due", Value: u.Due}, {Key: "revision", Value: mailbox.Number(u.Revision + 1)},
+				{Key: "told", Value: u.Told},
+				{Key: "turn", Value: mailbox.Number(u.Turn)},
+				{Key: "at", Value: u.At},
+				{Key: "open", Value: u.Open},
+				{Key: "due", Value: u.Due},
+				{Key: "revision", Value: mailbox.Number(u.Revision + 1)},
 				{Key: "by", Value: by},
 			}}})
 	}
@@ -147,8 +151,10 @@ func (a *Archive) Forget(ctx context.Context, reports, users time.Time) error {
 // forgetUsers removes those of whom no node said anything lately; one who comes meanwhile has another revision.
 func (a *Archive) forgetUsers(ctx context.Context, before int64) error {
 	cursor, err := a.attendances().Find(ctx, bson.D{
-		{Key: "told", Value: false}, {Key: "at", Value: bson.D{{Key: "$lt", Value: before}}},
-		{Key: "open", Value: false}, {Key: "due", Value: int64(archive.NotDue)},
+		{Key: "told", Value: false},
+		{Key: "at", Value: bson.D{{Key: "$lt", Value: before}}},
+		{Key: "open", Value: false},
+		{Key: "due", Value: int64(archive.NotDue)},
 	}, options.Find().SetLimit(forgetMost))
 	if err != nil {
 		return err

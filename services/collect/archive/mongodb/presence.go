@@ -207,7 +207,10 @@ func (a *Archive) touch(ctx context.Context, due map[string]int64) error {
 			{Key: "$inc", Value: bson.D{{Key: "revision", Value: int64(1)}}},
 			{Key: "$setOnInsert", Value: bson.D{
 				{Key: "partition", Value: int64(subject.Partition(to, a.facts.Partitions))},
-				{Key: "told", Value: false}, {Key: "turn", Value: int64(0)}, {Key: "at", Value: int64(0)}, {Key: "open", Value: false},
+				{Key: "told", Value: false},
+				{Key: "turn", Value: int64(0)},
+				{Key: "at", Value: int64(0)},
+				{Key: "open", Value: false},
 			}},
 		}))
 	}
