@@ -194,6 +194,22 @@ func TestNodesListsWhatAnswers(t *testing.T) {
 	}
 }
 
+func TestNodesWaitsForACollectWhoseRedisHangs(t *testing.T) {
+	c := newCounter(t)
+	answer, _ := json.Marshal(admin.CheckAnswer{Instance: "COLLECT", Host: "c", Partitions: 4, Redis: admin.Health{Kind: "redis", Problem: "it hangs"}})
+	_, err := c.nc.Subscribe(subject.Admin(admin.Check), func(m *nats.Msg) {
+		time.AfterFunc(2*gathering, func() { _ = m.Respond(answer) })
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := run(t, NewNodes(), "", "--nats", c.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines(t, out, "COLLECT c 0 0 of 4 redis: it hangs")
+}
+
 func TestTopShowsRates(t *testing.T) {
 	c := newCounter(t)
 	js, err := jetstream.New(c.nc)
@@ -244,9 +260,9 @@ func TestTopShowsRates(t *testing.T) {
 
 func TestTailShowsWhatIsWanted(t *testing.T) {
 	c := newCounter(t)
-	alice := subject.UserAddress("default", "alice")
+	alice, archived := subject.UserAddress("default", "alice"), time.Now().Add(-time.Hour).UnixMilli()
 	publish := func(seq uint64, kind string) {
-		m := &message.Message{To: alice, Seq: seq, ID: "m", Type: kind, At: 1, Archived: 1, ContentType: message.JSON, Payload: []byte(`{"n":1}`)}
+		m := &message.Message{To: alice, Seq: seq, ID: "m", Type: kind, At: 1, Archived: archived, ContentType: message.JSON, Payload: []byte(`{"n":1}`)}
 		if err := c.nc.Publish(subject.Msg(2, alice), message.AppendEntry(nil, alice, message.Entry{From: seq, To: seq, Message: m})); err != nil {
 			t.Error(err)
 		}
@@ -268,6 +284,8 @@ func TestTailShowsWhatIsWanted(t *testing.T) {
 	if err := c.nc.Publish(subject.Receipt(alice.Tokens()), receipt); err != nil {
 		t.Fatal(err)
 	}
+	publish(1, "order.paid")
+	archived = time.Now().UnixMilli()
 	publish(2, "order.paid")
 	await(t, out.seen)
 	cancel()
@@ -279,6 +297,9 @@ func TestTailShowsWhatIsWanted(t *testing.T) {
 		t.Errorf("another type is shown:\n%s", text)
 	}
 	lines(t, text, "receipt user:alice m delivered phone", `user:alice 2 m order.paid 7B {"n":1}`)
+	if strings.Count(text, "published again, 1h") != 1 || strings.Count(text, "published again") != 1 {
+		t.Errorf("one is old, the other news:\n%s", text)
+	}
 }
 
 func TestWhatIsToldOfFacts(t *testing.T) {

@@ -17,8 +17,12 @@ import (
 	"github.com/weftpush/weft/shared/subject"
 )
 
-// gathering is how long nothing may come until everybody has answered who will.
-const gathering = 400 * time.Millisecond
+const (
+	// gathering is how long nothing may come until everybody has answered who will.
+	gathering = 400 * time.Millisecond
+	// slowGathering is the same where no collect has answered: one whose Redis hangs asks it for 1.5 s.
+	slowGathering = 2500 * time.Millisecond
+)
 
 // running is what runs: push nodes and collects, as they say themselves.
 type running struct {
@@ -46,8 +50,13 @@ func NewNodes() *cobra.Command {
 		if all.Nodes, err = gatherNodes(c.Context(), k.nc); err != nil {
 			return err
 		}
-		if all.Collects, err = rpc.Gather[admin.CheckAnswer](c.Context(), k.nc, subject.Admin(admin.Check), struct{}{}, gathering); err != nil {
-			return err
+		for _, quiet := range []time.Duration{gathering, slowGathering} {
+			if all.Collects, err = rpc.Gather[admin.CheckAnswer](c.Context(), k.nc, subject.Admin(admin.Check), struct{}{}, quiet); err != nil {
+				return err
+			}
+			if len(all.Collects) > 0 {
+				break
+			}
 		}
 		slices.SortFunc(all.Collects, func(a, b admin.CheckAnswer) int { return cmp.Compare(a.Instance, b.Instance) })
 		if k.json() {

@@ -19,6 +19,9 @@ import (
 // tailQueue is how many messages may wait to be shown; more are counted and dropped.
 const tailQueue = 16_384
 
+// tailLate is how much later than it was archived a message is not news: a log that was behind or cut is written again.
+const tailLate = 10 * time.Second
+
 // tailing is what `weft tail` was told.
 type tailing struct {
 	*console
@@ -205,6 +208,9 @@ func (t *tailing) message(m *message.Message) error {
 		parts = append(parts, "again")
 	}
 	parts = append(parts, t.out.paint(dim, sized1000(len(m.Payload))+"B"))
+	if old := t.now().Sub(time.UnixMilli(m.Archived)); m.Archived > 0 && old > tailLate {
+		parts = append(parts, t.out.paint(yellow, "published again, "+lasting(old)+" after"))
+	}
 	if t.payload {
 		parts = append(parts, payload(client.Message{Data: m.Payload, ContentType: m.ContentType}))
 	}

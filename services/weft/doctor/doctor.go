@@ -20,6 +20,8 @@ import (
 const (
 	// quiet is how long nothing may come until everybody has answered who will.
 	quiet = 500 * time.Millisecond
+	// patience is the same for collects that live and have not answered: one asks its archive and Redis for up to 1.5 s.
+	patience = 2500 * time.Millisecond
 	// step bounds each of the questions to JetStream.
 	step = 5 * time.Second
 )
@@ -67,6 +69,7 @@ type exam struct {
 	js       jetstream.JetStream
 	facts    fabric.Facts
 	checks   []admin.CheckAnswer
+	collect  int // living, as their heartbeats say; 0 if that can't be seen
 	nodes    []admin.NodeAnswer
 	asked    time.Time // when checks and nodes were
 	findings []Finding
@@ -135,7 +138,15 @@ func (e *exam) gather(ctx context.Context) bool {
 		return false
 	}
 	e.asked = time.Now()
-	if e.checks, err = rpc.Gather[admin.CheckAnswer](ctx, e.nc, subject.Admin(admin.Check), struct{}{}, quiet); err != nil {
+	if e.collect, err = e.living(ctx, "collect"); err != nil {
+		e.collect = 0 // owners says so
+	}
+	e.checks, err = rpc.Gather[admin.CheckAnswer](ctx, e.nc, subject.Admin(admin.Check), struct{}{}, quiet)
+	if err == nil && len(e.checks) < e.collect {
+		e.asked = time.Now()
+		e.checks, err = rpc.Gather[admin.CheckAnswer](ctx, e.nc, subject.Admin(admin.Check), struct{}{}, patience)
+	}
+	if err != nil {
 		e.note("archive", Failure, "", "the collects can't be asked: %v", err)
 		return false
 	}

@@ -2,6 +2,7 @@ package doctor_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -18,8 +19,10 @@ import (
 	"github.com/weftpush/weft/services/weft/dev"
 	"github.com/weftpush/weft/services/weft/doctor"
 	"github.com/weftpush/weft/services/weft/manifest"
+	"github.com/weftpush/weft/shared/admin"
 	"github.com/weftpush/weft/shared/embed"
 	"github.com/weftpush/weft/shared/fabric"
+	"github.com/weftpush/weft/shared/subject"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -132,6 +135,40 @@ func TestALaptopIsWell(t *testing.T) {
 	}
 	if n := stream.CachedInfo().State.Msgs; n != 0 {
 		t.Errorf("%d messages of the doctor's are in quarantine", n)
+	}
+}
+
+func TestALivingCollectThatIsSlowIsWaitedFor(t *testing.T) {
+	nc := laptop(t)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bucket, err := js.KeyValue(within(t), fabric.OwnersBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bucket.PutString(within(t), fabric.AliveKey("collect", "OTHER"), "up 1"); err != nil {
+		t.Fatal(err)
+	}
+	findings := examine(t, nc, doctor.Options{})
+	if !found(findings, "archive", doctor.Warning, "1 of 2 living collects") || found(findings, "owners", doctor.Warning, "only one collect") {
+		t.Errorf("that one of two does not answer is not found: %+v", findings)
+	}
+	facts, err := fabric.Wait(within(t), js)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, _ := json.Marshal(admin.CheckAnswer{Instance: "OTHER", Host: "b", Epoch: facts.Epoch, Partitions: facts.Partitions, Redis: admin.Health{Kind: "redis", Problem: "it hangs"}})
+	_, err = nc.Subscribe(subject.Admin(admin.Check), func(m *nats.Msg) {
+		time.AfterFunc(time.Second, func() { _ = m.Respond(answer) }) // as long as Redis may take
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	findings = examine(t, nc, doctor.Options{})
+	if !found(findings, "redis", doctor.Failure, "OTHER at b", "it hangs") || found(findings, "archive", doctor.Warning, "living") {
+		t.Errorf("what a slow one says is not found: %+v", findings)
 	}
 }
 

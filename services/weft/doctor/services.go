@@ -21,6 +21,9 @@ func (e *exam) collects() {
 		e.note("archive", Failure, "start a collect, or look into the logs of those that run", "no collect answers: nothing is archived, and no operator's question is answered")
 		return
 	}
+	if silent := e.collect - len(e.checks); silent > 0 {
+		e.note("archive", Warning, "look into the logs of those that do not; one that was killed is forgotten within seconds", "%d of %d living collects answer", len(e.checks), e.collect)
+	}
 	for _, c := range e.checks {
 		if c.Epoch != e.facts.Epoch || c.Partitions != e.facts.Partitions {
 			e.note("archive", Failure, "start it with the archive that belongs to this NATS", "collect %s at %s has an archive of epoch %s with %d partitions; the streams are of %s with %d",
