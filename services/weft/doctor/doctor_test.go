@@ -138,6 +138,27 @@ func TestALaptopIsWell(t *testing.T) {
 	}
 }
 
+// beating sends heartbeats until the test ends; the first is there when it returns.
+func beating(t *testing.T, bucket jetstream.KeyValue, key string) {
+	t.Helper()
+	if _, err := bucket.PutString(within(t), key, "up 1"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for every := time.Tick(200 * time.Millisecond); ctx.Err() == nil; {
+			select {
+			case <-every:
+				_, _ = bucket.PutString(ctx, key, "up 2") // it ends with the server
+			case <-ctx.Done():
+			}
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-ended })
+}
+
 func TestALivingCollectThatIsSlowIsWaitedFor(t *testing.T) {
 	nc := laptop(t)
 	js, err := jetstream.New(nc)
@@ -148,9 +169,7 @@ func TestALivingCollectThatIsSlowIsWaitedFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := bucket.PutString(within(t), fabric.AliveKey("collect", "OTHER"), "up 1"); err != nil {
-		t.Fatal(err)
-	}
+	beating(t, bucket, fabric.AliveKey("collect", "OTHER"))
 	findings := examine(t, nc, doctor.Options{})
 	if !found(findings, "archive", doctor.Warning, "1 of 2 living collects") || found(findings, "owners", doctor.Warning, "only one collect") {
 		t.Errorf("that one of two does not answer is not found: %+v", findings)

@@ -187,19 +187,35 @@ func (e *exam) owners(ctx context.Context) {
 	}
 }
 
-// living is how many instances of a stage send heartbeats.
+// silent is how much older the last heartbeat of one that died is than the newest of all. Its key stays for minutes.
+const silent = 5 * time.Second
+
+// living is how many instances of a stage send heartbeats. Their times are the server's: no clock is compared with another.
 func (e *exam) living(ctx context.Context, stage string) (int, error) {
 	bucket, err := e.js.KeyValue(ctx, fabric.OwnersBucket)
 	if err != nil {
 		return 0, err
 	}
-	keys, err := bucket.ListKeysFiltered(ctx, fabric.AliveKey(stage, "*"))
+	keys, err := bucket.ListKeysFiltered(ctx, fabric.AliveKey("*", "*"))
 	if err != nil {
 		return 0, err
 	}
+	beats, newest := map[string]time.Time{}, time.Time{}
+	for key := range keys.Keys() {
+		entry, err := bucket.Get(ctx, key)
+		if err != nil {
+			continue // it left meanwhile
+		}
+		beats[key] = entry.Created()
+		if beats[key].After(newest) {
+			newest = beats[key]
+		}
+	}
 	n := 0
-	for range keys.Keys() {
-		n++
+	for key, beat := range beats {
+		if strings.HasPrefix(key, fabric.AliveKey(stage, "")) && newest.Sub(beat) < silent {
+			n++
+		}
 	}
 	return n, ctx.Err()
 }

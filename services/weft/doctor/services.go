@@ -22,7 +22,7 @@ func (e *exam) collects() {
 		return
 	}
 	if silent := e.collect - len(e.checks); silent > 0 {
-		e.note("archive", Warning, "look into the logs of those that do not; one that was killed is forgotten within seconds", "%d of %d living collects answer", len(e.checks), e.collect)
+		e.note("archive", Warning, "look into the logs of those that do not; one that was killed just now is forgotten within seconds", "%d of %d living collects answer", len(e.checks), e.collect)
 	}
 	for _, c := range e.checks {
 		if c.Epoch != e.facts.Epoch || c.Partitions != e.facts.Partitions {
