@@ -22,7 +22,7 @@ const (
 	// ackFetch is how many messages of WEFT_ACK, of up to 300 cursors each, go into one write.
 	ackFetch = 32
 	// ackWait is how long a fetch waits for the first of them.
-	ackWait = time.Second
+	ackWait = 500 * time.Millisecond
 	// ackEvery is the least time from one batch that was not full to the next: what comes meanwhile shares one write, of
 	// each device's highest cursor, and a receipt is not held up for long.
 	ackEvery = 250 * time.Millisecond
@@ -93,7 +93,7 @@ func (k kind) has(r report) bool {
 
 // takeReports does one batch, each kind of report by itself: one that fails keeps no other up.
 func (s *Service) takeReports(ctx context.Context, consumer jetstream.Consumer) (full bool, err error) {
-	batch, err := fetchReports(ctx, consumer)
+	batch, err := fetchReports(consumer)
 	if err != nil {
 		return false, err
 	}
@@ -145,11 +145,10 @@ func again(msg jetstream.Msg) time.Duration {
 	return min(delay, ackLongest)
 }
 
-// fetchReports waits for a message, and takes what is there with it.
-func fetchReports(ctx context.Context, consumer jetstream.Consumer) (batch []jetstream.Msg, err error) {
-	waiting, cancel := context.WithTimeout(ctx, ackWait)
-	defer cancel()
-	first, err := consumer.Fetch(1, jetstream.FetchContext(waiting))
+// fetchReports waits for a message, and takes what is there with it. A fetch is not ended early, nor by a context: what the
+// server has sent by then would come again only after 30 s.
+func fetchReports(consumer jetstream.Consumer) (batch []jetstream.Msg, err error) {
+	first, err := consumer.Fetch(1, jetstream.FetchMaxWait(ackWait))
 	if err != nil {
 		return nil, fmt.Errorf("fetch: %w", err)
 	}
@@ -157,7 +156,7 @@ func fetchReports(ctx context.Context, consumer jetstream.Consumer) (batch []jet
 		batch = append(batch, msg)
 	}
 	if len(batch) == 0 {
-		if err := first.Error(); err != nil && waiting.Err() == nil {
+		if err := first.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) {
 			return nil, fmt.Errorf("fetch: %w", err)
 		}
 		return nil, nil
