@@ -44,11 +44,16 @@ func operators(ctx context.Context, o options, m manifest.Manifest) error {
 		return err
 	}
 	defer deaf.stop()
-	asked, total, err := askUndelivered(ctx, o.undelivered, m)
+	asked, total, one, err := askUndelivered(ctx, o.undelivered, m)
 	if err != nil {
 		return err
 	}
 	fmt.Printf("  %-34s %10.0f ms, median of %d, counting %d of %d messages\n", "weft undelivered", asked.Seconds()*1000, questions, total, o.messages)
+	traced, err := askTrace(ctx, m, one)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("  %-34s %10.0f ms, median of %d\n", "weft trace", traced.Seconds()*1000, questions)
 	watch := watchMemory(m)
 	began := time.Now()
 	var done admin.ReplayCount
@@ -66,7 +71,7 @@ func operators(ctx context.Context, o options, m manifest.Manifest) error {
 	case total != o.undelivered || done.Sent != o.undelivered || deaf.again.Load() != int64(o.undelivered) || deaf.unordered.Load() > 0:
 		return fmt.Errorf("%d undelivered were expected; %d were counted, %d sent, %d came, %d of them out of order",
 			o.undelivered, total, done.Sent, deaf.again.Load(), deaf.unordered.Load())
-	case asked > promptly || growth > grown:
+	case asked > promptly || traced > promptly || growth > grown:
 		return errors.New("it took too long, or too much memory")
 	}
 	return nil
@@ -135,35 +140,56 @@ func (d *deafness) read(r *receiver) {
 }
 
 // askUndelivered runs `weft undelivered` until it counts what is expected (acknowledgements are on their way to the archive for
-// a moment), then some times more; it returns the median time and the count.
-func askUndelivered(ctx context.Context, expected int, m manifest.Manifest) (time.Duration, int, error) {
+// a moment), then some times more; it returns the median time, the count and the id of one of them.
+func askUndelivered(ctx context.Context, expected int, m manifest.Manifest) (median time.Duration, total int, id string, err error) {
 	var page admin.UndeliveredPage
 	ask := func() (time.Duration, error) {
 		began := time.Now()
 		page = admin.UndeliveredPage{}
 		err := weft(ctx, m, &page, "undelivered")
-		if err == nil && page.Total == nil {
-			err = errors.New("weft undelivered told no total")
+		if err == nil && (page.Total == nil || len(page.Messages) == 0) {
+			err = errors.New("weft undelivered told no total, or no message")
 		}
 		return time.Since(began), err
 	}
 	for settled := time.Now().Add(quiet); ; {
 		if _, err := ask(); err != nil {
-			return 0, 0, err
+			return 0, 0, "", err
 		}
 		if page.Total.Messages == expected || time.Now().After(settled) {
 			break
 		}
 	}
+	if median, err = repeatedly(ask); err != nil {
+		return 0, 0, "", err
+	}
+	return median, page.Total.Messages, page.Messages[0].ID, nil
+}
+
+// repeatedly is the median time of some questions.
+func repeatedly(ask func() (time.Duration, error)) (time.Duration, error) {
 	times := make([]time.Duration, questions)
 	for i := range times {
 		var err error
 		if times[i], err = ask(); err != nil {
-			return 0, 0, err
+			return 0, err
 		}
 	}
 	slices.Sort(times)
-	return times[questions/2], page.Total.Messages, nil
+	return times[questions/2], nil
+}
+
+// askTrace runs `weft trace` for a message.
+func askTrace(ctx context.Context, m manifest.Manifest, id string) (time.Duration, error) {
+	return repeatedly(func() (time.Duration, error) {
+		var answer admin.TraceAnswer
+		began := time.Now()
+		err := weft(ctx, m, &answer, "trace", id)
+		if err == nil && len(answer.Traces) != 1 {
+			err = fmt.Errorf("weft trace told %d traces of %s", len(answer.Traces), id)
+		}
+		return time.Since(began), err
+	})
 }
 
 // weft runs a command line as an operator would and decodes what it prints.
