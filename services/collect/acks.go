@@ -161,12 +161,10 @@ func fetchReports(consumer jetstream.Consumer) (batch []jetstream.Msg, err error
 		}
 		return nil, nil
 	}
-	more, err := consumer.FetchNoWait(ackFetch - 1)
-	if err != nil {
-		return batch, nil // the next fetch says it
-	}
-	for msg := range more.Messages() {
-		batch = append(batch, msg)
+	if more, err := consumer.FetchNoWait(ackFetch - 1); err == nil { // else the next fetch says it
+		for msg := range more.Messages() {
+			batch = append(batch, msg)
+		}
 	}
 	return batch, nil
 }

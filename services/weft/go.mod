@@ -54,7 +54,7 @@ require (
 require (
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/spf13/cobra v1.10.2
-	github.com/spf13/pflag v1.0.9 // indirect
+	github.com/spf13/pflag v1.0.9
 	github.com/weftpush/weft/services/auth v0.0.0
 	github.com/weftpush/weft/services/collect v0.0.0
 	github.com/weftpush/weft/services/dispatch v0.0.0
