@@ -14,7 +14,7 @@ func TestWhatTheClientBringsAlong(t *testing.T) {
 		t.Fatal(err)
 	}
 	const ours = "github.com/weftpush/weft/"
-	mayHave := []string{"client", "message", "problem", "protocol", "rpc", "subject"} // below shared
+	mayHave := []string{"client", "event", "message", "problem", "protocol", "rpc", "subject"} // below shared
 	var modules []string
 	for line := range strings.Lines(string(out)) {
 		path, module, _ := strings.Cut(strings.TrimSpace(line), " ")

@@ -20,6 +20,8 @@ const (
 	page = 4096
 	// fullWait is how long a server may take to go on by itself once there is room again.
 	fullWait = 5 * time.Second
+	// fillWait is how long the first fill is tried: a server that writes meanwhile makes it fail.
+	fillWait = 5 * time.Second
 )
 
 // disk is the small disks of the nats-servers.
@@ -64,14 +66,14 @@ func fillDisk(ctx context.Context, w *World, _ *Plan, s Step) (undo, error) {
 		return nil, w.disk.refused
 	}
 	folder := w.disk.folders[s.Target]
-	if err := tighten(folder); err != nil {
+	if err := fill(ctx, folder); err != nil {
 		return nil, errors.Join(err, resize(folder, w.disk.size))
 	}
 	var filler sync.WaitGroup
 	filling, stop := context.WithCancel(context.WithoutCancel(ctx))
 	filler.Go(func() {
 		for wait(filling, tightenEvery) {
-			_ = tighten(folder) // refused when more was written meanwhile: the next time
+			_ = tighten(folder) // grown meanwhile: the next time
 		}
 	})
 	return func(ctx context.Context) (string, error) {
@@ -84,7 +86,20 @@ func fillDisk(ctx context.Context, w *World, _ *Plan, s Step) (undo, error) {
 	}, nil
 }
 
-// tighten makes a disk as small as what is on it.
+// fill tightens a disk, again while a server writes to it at the same time.
+func fill(ctx context.Context, folder string) error {
+	ctx, cancel := context.WithTimeout(ctx, fillWait)
+	defer cancel()
+	for {
+		err := tighten(folder)
+		if !errors.Is(err, syscall.EINVAL) || !wait(ctx, time.Millisecond) {
+			return err
+		}
+	}
+}
+
+// tighten makes a disk as small as what is on it. It fails with EINVAL if more was written between the look and the
+// change.
 func tighten(folder string) error {
 	var s syscall.Statfs_t
 	if err := syscall.Statfs(folder, &s); err != nil {
