@@ -34,9 +34,9 @@ const (
 	ackLongest = 10 * time.Second
 )
 
-// readAcks takes in what push nodes and dispatches hand over on WEFT_ACK, until ctx ends. All of it commutes and can be
-// done twice, so all collects read the same consumer and nobody owns it.
-func (s *Service) readAcks(ctx context.Context) error {
+// readReports takes in one kind of what push nodes and dispatches hand over on WEFT_ACK, until ctx ends. All of it commutes
+// and can be done twice, so all collects read the same consumer and nobody owns it.
+func (s *Service) readReports(ctx context.Context, k kind) error {
 	var consumer jetstream.Consumer
 	pace := time.NewTimer(0)
 	defer pace.Stop()
@@ -44,14 +44,14 @@ func (s *Service) readAcks(ctx context.Context) error {
 		var err error
 		full := false
 		if consumer == nil {
-			consumer, err = s.js.Consumer(ctx, fabric.AckStream, fabric.CollectConsumer)
+			consumer, err = s.js.Consumer(ctx, fabric.AckStream, k.consumer)
 		}
 		pace.Reset(ackEvery)
 		if err == nil {
-			full, err = s.takeReports(ctx, consumer)
+			full, err = s.takeReports(ctx, k, consumer)
 		}
 		if err != nil && ctx.Err() == nil {
-			s.faults.Note("take reports in", err)
+			s.faults.Note(k.step, err)
 			if !full { // else others wait behind those that failed, and these have their own time to rest
 				pause(ctx)
 			}
@@ -73,53 +73,37 @@ type report interface {
 	Data() []byte
 }
 
-// kind is a kind of report, and what is done with some of it.
+// kind is a kind of report, and what is done with some of it. Each has a consumer and a reader of its own: one whose step
+// fails or hangs keeps no other up.
 type kind struct {
-	step, subjects string
-	take           func(context.Context, []report) error
+	step, consumer, subjects string
+	take                     func(context.Context, []report) error
 }
 
 func (s *Service) kinds() []kind {
 	return []kind{
-		{"raise cursors", subject.AckAll, s.takeAcks},
-		{"note routes", subject.RoutedAll, s.takeRouted},
-		{"note who is where", subject.PresenceAll, s.takePresence},
+		{"raise cursors", fabric.AckConsumer, subject.AckAll, s.takeAcks},
+		{"note routes", fabric.RoutedConsumer, subject.RoutedAll, s.takeRouted},
+		{"note who is where", fabric.PresenceConsumer, subject.PresenceAll, s.takePresence},
 	}
 }
 
-func (k kind) has(r report) bool {
-	return strings.HasPrefix(r.Subject(), strings.TrimSuffix(k.subjects, ">"))
-}
-
-// takeReports does one batch, each kind of report by itself: one that fails keeps no other up.
-func (s *Service) takeReports(ctx context.Context, consumer jetstream.Consumer) (full bool, err error) {
+// takeReports does one batch.
+func (s *Service) takeReports(ctx context.Context, k kind, consumer jetstream.Consumer) (full bool, err error) {
 	batch, err := fetchReports(consumer)
-	if err != nil {
+	if err != nil || len(batch) == 0 {
 		return false, err
 	}
-	var failed []error
-	rest := batch
-	for _, kind := range s.kinds() {
-		var of, others []jetstream.Msg
-		var reports []report
-		for _, msg := range rest {
-			if kind.has(msg) {
-				of, reports = append(of, msg), append(reports, msg)
-			} else {
-				others = append(others, msg)
-			}
-		}
-		rest = others
-		if len(of) > 0 {
-			failed = append(failed, settled(of, kind.step, kind.take(ctx, reports)))
-		}
+	reports := make([]report, len(batch))
+	for i, msg := range batch {
+		reports[i] = msg
 	}
-	return len(batch) == ackFetch, errors.Join(append(failed, settled(rest, "nobody knows their subject", nil))...)
+	return len(batch) == ackFetch, settled(batch, k.take(ctx, reports))
 }
 
 // settled acknowledges reports that have had their effect. After an error they come again soon.
-func settled(of []jetstream.Msg, step string, failure error) error {
-	for _, msg := range of {
+func settled(batch []jetstream.Msg, failure error) error {
+	for _, msg := range batch {
 		end := msg.Ack
 		if failure != nil {
 			end = func() error { return msg.NakWithDelay(again(msg)) }
@@ -128,10 +112,7 @@ func settled(of []jetstream.Msg, step string, failure error) error {
 			return errors.Join(failure, fmt.Errorf("acknowledge: %w", err))
 		}
 	}
-	if failure != nil {
-		return fmt.Errorf("%s: %w", step, failure)
-	}
-	return nil
+	return failure
 }
 
 // again is after how long a report that failed comes again.

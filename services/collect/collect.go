@@ -139,7 +139,9 @@ func (s *Service) serve(ctx context.Context, partitions int) error {
 		return errors.Join(err, endpoints.Stop())
 	}
 	group.Go(func() error { return partition.Own(ctx, s.js, own, s.owning) })
-	group.Go(func() error { return s.readAcks(ctx) })
+	for _, k := range s.kinds() {
+		group.Go(func() error { return s.readReports(ctx, k) })
+	}
 	if s.cfg.Listen != "" {
 		group.Go(func() error { return service.ServeHTTP(ctx, "listen", s.cfg.Listen, s.httpDoor(ctx)) })
 	}

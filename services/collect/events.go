@@ -102,7 +102,7 @@ func (s *Service) decideAll(ctx context.Context, due []archive.Attendance, now t
 			decided = append(decided, due[i])
 			continue
 		case u.Told && !u.On && !asked: // only absence is concluded from what was not reported
-			if until, err = s.reportedUntil(ctx, now); err != nil {
+			if until, err = s.reportedUntil(ctx, subject.PresenceAll, now); err != nil {
 				return nil, err
 			}
 			asked = true

@@ -15,7 +15,7 @@ import (
 // adoptEvery is how often WEFT_ACK is looked at for orphans. Receipts and events wait for them as for all reports.
 const adoptEvery = 10 * time.Second
 
-// adopt takes in what a restart of the NATS server has orphaned in WEFT_ACK: the consumer holds it for acknowledged, although
+// adopt takes in what a restart of the NATS server has orphaned in WEFT_ACK: its consumer holds it for acknowledged, although
 // nobody has been given it, so nobody ever will (nats-server 2.15.2; partition.Read meets the same on the other work
 // queues, and resets its consumer, which has one reader; this one has many). One of all collects does it.
 func (s *Service) adopt(ctx context.Context) error {
@@ -27,8 +27,10 @@ func (s *Service) adopt(ctx context.Context) error {
 			return nil
 		case <-look.C:
 		}
-		if err := s.takeOrphans(ctx, fabric.CollectConsumer); err != nil && ctx.Err() == nil {
-			s.faults.Note("take in what the server left behind", err)
+		for _, k := range s.kinds() {
+			if err := s.takeOrphans(ctx, k); err != nil && ctx.Err() == nil {
+				s.faults.Note("take in what the server left behind", err)
+			}
 		}
 	}
 }
@@ -40,12 +42,12 @@ func (o orphan) Subject() string      { return o.RawStreamMsg.Subject }
 func (o orphan) Headers() nats.Header { return o.Header }
 func (o orphan) Data() []byte         { return o.RawStreamMsg.Data }
 
-// takeOrphans takes in what is left at or below a consumer's floor, and removes each report once it has had its effect.
-// Where there is nothing it costs two questions.
-func (s *Service) takeOrphans(ctx context.Context, consumer string) error {
+// takeOrphans takes in what is left of a kind at or below its consumer's floor, and removes each report once it has had its
+// effect. Where there is nothing it costs three questions.
+func (s *Service) takeOrphans(ctx context.Context, k kind) error {
 	ctx, cancel := context.WithTimeout(ctx, adoptEvery)
 	defer cancel()
-	reader, err := s.js.Consumer(ctx, fabric.AckStream, consumer)
+	reader, err := s.js.Consumer(ctx, fabric.AckStream, k.consumer)
 	if err != nil {
 		return err
 	}
@@ -55,32 +57,20 @@ func (s *Service) takeOrphans(ctx context.Context, consumer string) error {
 		return err
 	}
 	for next := stream.CachedInfo().State.FirstSeq; next <= floor; {
-		raw, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(">"))
+		raw, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(k.subjects))
 		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && raw.Sequence > floor {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if err := s.takeOrphan(ctx, stream, orphan{raw}); err != nil {
-			return err
+		if err := k.take(ctx, []report{orphan{raw}}); err != nil {
+			return fmt.Errorf("%s: %w", k.step, err)
+		}
+		if err := stream.DeleteMsg(ctx, raw.Sequence); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+			return fmt.Errorf("remove it: %w", err)
 		}
 		next = raw.Sequence + 1
-	}
-	return nil
-}
-
-func (s *Service) takeOrphan(ctx context.Context, stream jetstream.Stream, o orphan) error {
-	for _, kind := range s.kinds() {
-		if !kind.has(o) {
-			continue
-		}
-		if err := kind.take(ctx, []report{o}); err != nil {
-			return fmt.Errorf("%s: %w", kind.step, err)
-		}
-	}
-	if err := stream.DeleteMsg(ctx, o.Sequence); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
-		return fmt.Errorf("remove it: %w", err)
 	}
 	return nil
 }

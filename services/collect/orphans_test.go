@@ -38,7 +38,7 @@ func TestOrphanedAcknowledgementsAreTakenIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := stream.ResetConsumerToSequence(t.Context(), fabric.CollectConsumer, stream.CachedInfo().State.LastSeq); err != nil {
+	if _, err := stream.ResetConsumerToSequence(t.Context(), fabric.AckConsumer, stream.CachedInfo().State.LastSeq); err != nil {
 		t.Fatal(err)
 	}
 	r = w.start()
@@ -58,8 +58,10 @@ func TestOrphanedAcknowledgementsAreTakenIn(t *testing.T) {
 		t.Fatalf("before they are taken in the cursors are %v", got)
 	}
 	for range 2 { // the second time there is nothing to do
-		if err := r.takeOrphans(t.Context(), fabric.CollectConsumer); err != nil {
-			t.Fatal(err)
+		for _, k := range r.kinds() {
+			if err := r.takeOrphans(t.Context(), k); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	if got := cursors(); len(got) != orphans+1 || got["device-0"] != 1 || got["device-2"] != 3 {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weftpush/weft/services/collect/archive"
@@ -66,10 +67,10 @@ func (s *Service) legal(users []ledger.Seen) []ledger.Seen {
 	return kept
 }
 
-// reportedUntil is a moment from before which no report is under way any more: all that came earlier than the oldest one
-// in WEFT_ACK has had its effect. Whoever concludes something from what was not reported asks it first: collects may
-// have been away for long.
-func (s *Service) reportedUntil(ctx context.Context, now time.Time) (time.Time, error) {
+// reportedUntil is a moment from before which no report of some subjects is under way any more: all that came earlier than
+// the oldest one in WEFT_ACK has had its effect. Whoever concludes something from what was not reported asks it first:
+// collects may have been away for long.
+func (s *Service) reportedUntil(ctx context.Context, subjects string, now time.Time) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	reports, err := s.js.Stream(ctx, fabric.AckStream)
@@ -77,10 +78,17 @@ func (s *Service) reportedUntil(ctx context.Context, now time.Time) (time.Time, 
 		return time.Time{}, fmt.Errorf("look into %s: %w", fabric.AckStream, err)
 	}
 	// What a restart of the server left behind (orphans.go) is waited for, too: it is taken in soon.
-	if state := reports.CachedInfo().State; state.Msgs > 0 && state.FirstTime.Before(now) {
-		return state.FirstTime, nil
+	oldest, err := reports.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(subjects))
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return now, nil
+	case err != nil:
+		return time.Time{}, fmt.Errorf("look for the oldest of %s: %w", subjects, err)
+	case oldest.Time.Before(now):
+		return oldest.Time, nil
+	default:
+		return now, nil
 	}
-	return now, nil
 }
 
 // prober looks whether the nodes that have users are alive. One of all collects does it: the owner of partition 0. All of

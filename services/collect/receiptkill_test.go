@@ -8,6 +8,7 @@ import (
 
 	"github.com/weftpush/weft/shared/fabric"
 	"github.com/weftpush/weft/shared/message"
+	"github.com/weftpush/weft/shared/subject"
 )
 
 // TestReceiptsSurviveKills kills collect after collect while it takes acknowledgements in and settles what has expired:
@@ -79,7 +80,7 @@ func TestReceiptsSurviveKills(t *testing.T) {
 // hurry lets what the dead had taken come again at once, not after 30 s.
 func (w *world) hurry() {
 	w.t.Helper()
-	c := fabric.Consumer(fabric.CollectConsumer)
+	c := fabric.Consumer(fabric.AckConsumer, subject.AckAll)
 	c.AckWait = time.Second
 	if _, err := w.js.UpdateConsumer(w.t.Context(), fabric.AckStream, c); err != nil {
 		w.t.Fatal(err)

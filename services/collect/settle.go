@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/weftpush/weft/services/collect/archive"
+	"github.com/weftpush/weft/shared/subject"
 )
 
 const (
@@ -98,9 +99,9 @@ func (t *term) settleLapsed(ctx context.Context, now time.Time, deleted int64) (
 }
 
 // surelyExpired is until when messages have expired (ms since 1970) without an acknowledgement being under way that came
-// in time: one that waits in WEFT_ACK is not older than the oldest report there, and nodes do not keep one for long.
+// in time: one that waits in WEFT_ACK is not older than the oldest there, and nodes do not keep one for long.
 func (t *term) surelyExpired(ctx context.Context, now time.Time) (int64, error) {
-	until, err := t.reportedUntil(ctx, now)
+	until, err := t.reportedUntil(ctx, subject.AckAll, now)
 	return until.Add(-settleGrace).UnixMilli(), err
 }
 

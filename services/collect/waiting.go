@@ -102,7 +102,7 @@ func (w *waiting) page(ctx context.Context, now time.Time, until int64) (more bo
 		to = archive.Mark{Since: until}
 	}
 	if n := len(candidates); n > 0 {
-		reported, err := w.reportedUntil(ctx, now)
+		reported, err := w.reportedUntil(ctx, subject.AckAll, now)
 		if err != nil {
 			return false, err
 		}

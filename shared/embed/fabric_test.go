@@ -58,16 +58,20 @@ func checkStream(t *testing.T, js jetstream.JetStream, want fabric.Stream) {
 		got.MaxMsgSize != want.Config.MaxMsgSize || got.DenyPurge != want.Config.DenyPurge || got.AllowRollup || got.AllowMsgTTL {
 		t.Errorf("%s is %+v, want %+v", want.Config.Name, got, want.Config)
 	}
-	if want.Consumer == "" {
-		return
+	for _, c := range want.Consumers {
+		checkConsumer(t, stream, c)
 	}
-	consumer, err := js.Consumer(ctx, want.Config.Name, want.Consumer)
+}
+
+func checkConsumer(t *testing.T, stream jetstream.Stream, want jetstream.ConsumerConfig) {
+	t.Helper()
+	consumer, err := stream.Consumer(within(t, patience), want.Durable)
 	if err != nil {
 		t.Fatal(err)
 	}
 	config := consumer.CachedInfo().Config
-	if config.AckPolicy != jetstream.AckExplicitPolicy || config.MaxDeliver != -1 || config.MaxAckPending != 8192 || config.AckWait != 30*time.Second {
-		t.Errorf("the consumer of %s is %+v", want.Config.Name, config)
+	if config.FilterSubject != want.FilterSubject || config.AckPolicy != jetstream.AckExplicitPolicy || config.MaxDeliver != -1 || config.MaxAckPending != 8192 || config.AckWait != 30*time.Second {
+		t.Errorf("the consumer %s is %+v", want.Durable, config)
 	}
 }
 
@@ -183,5 +187,56 @@ func TestClusterFabric(t *testing.T) {
 	t.Logf("created in %s", time.Since(begin))
 	if _, err := fabric.Wait(within(t, patience), js); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A fabric of before, whose acknowledgements and reports had one consumer, is brought up to date with what waits there.
+func TestTheConsumerOfEverythingGoes(t *testing.T) {
+	js := connect(t, startNATS(t, 1).URL())
+	ctx := within(t, patience)
+	facts, o := fabric.Facts{Epoch: "e", Partitions: 1}, fabric.Options{MaxPayload: js.Conn().MaxPayload()}
+	if err := fabric.Create(ctx, js, facts, o); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(ctx, fabric.AckStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{fabric.AckConsumer, fabric.RoutedConsumer, fabric.PresenceConsumer} {
+		if err := stream.DeleteConsumer(ctx, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before, err := stream.CreateConsumer(ctx, fabric.Consumer(fabric.CollectConsumer, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	subjects := []string{subject.Ack("n"), subject.Routed("d"), subject.Presence("n")}
+	for _, s := range append(subjects, subjects...) {
+		if _, err := js.Publish(ctx, s, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := before.Next(); err != nil { // one is under way
+		t.Fatal(err)
+	}
+	var group errgroup.Group
+	for range 3 {
+		group.Go(func() error { return fabric.Create(ctx, js, facts, o) })
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{fabric.AckConsumer, fabric.RoutedConsumer, fabric.PresenceConsumer} {
+		c, err := stream.Consumer(ctx, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := c.CachedInfo().NumPending; n != 2 {
+			t.Errorf("%d wait for %s, want 2", n, name)
+		}
+	}
+	if _, err := stream.Consumer(ctx, fabric.CollectConsumer); !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		t.Errorf("the consumer of everything: %v", err)
 	}
 }

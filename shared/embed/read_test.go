@@ -434,7 +434,7 @@ func TestReadWaitsForASlowStage(t *testing.T) {
 
 func TestAnUnacknowledgedMessageComesAgainInOrder(t *testing.T) {
 	_, js := startFabric(t, 1)
-	hasty := fabric.Consumer(fabric.CollectConsumer)
+	hasty := fabric.Consumer(fabric.CollectConsumer, "")
 	hasty.AckWait = 500 * time.Millisecond
 	if _, err := js.UpdateConsumer(within(t, patience), fabric.InStream(0), hasty); err != nil {
 		t.Fatal(err)

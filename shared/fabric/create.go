@@ -111,6 +111,7 @@ func unready(err error) bool {
 const (
 	noPeers      jetstream.ErrorCode = 10005
 	notAvailable jetstream.ErrorCode = 10008
+	notUnique    jetstream.ErrorCode = 10100
 )
 
 // claim creates the first stream, or compares its facts. The server lets one of several creators with different
@@ -143,13 +144,27 @@ func (s Stream) create(ctx context.Context, js jetstream.JetStream) error {
 	if err != nil {
 		return fmt.Errorf("create the stream %s: %w", s.Config.Name, err)
 	}
-	if s.Consumer == "" {
-		return nil
-	}
-	if _, err := stream.CreateOrUpdateConsumer(ctx, Consumer(s.Consumer)); err != nil {
-		return fmt.Errorf("create the consumer %s of %s: %w", s.Consumer, s.Config.Name, err)
+	for _, c := range s.Consumers {
+		if err := createConsumer(ctx, stream, c); err != nil {
+			return fmt.Errorf("create the consumer %s of %s: %w", c.Durable, s.Config.Name, err)
+		}
 	}
 	return nil
+}
+
+// createConsumer makes a consumer. One of everything, as AckStream had it before, goes first: a work queue gives each
+// message to one consumer.
+func createConsumer(ctx context.Context, stream jetstream.Stream, c jetstream.ConsumerConfig) error {
+	_, err := stream.CreateOrUpdateConsumer(ctx, c)
+	var api jetstream.JetStreamError
+	if !errors.As(err, &api) || api.APIError() == nil || api.APIError().ErrorCode != notUnique || c.FilterSubject == "" {
+		return err
+	}
+	if err := stream.DeleteConsumer(ctx, CollectConsumer); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return fmt.Errorf("in place of %s: %w", CollectConsumer, err)
+	}
+	_, err = stream.CreateOrUpdateConsumer(ctx, c)
+	return err
 }
 
 // Wait returns the facts of the fabric as soon as it is complete. Until then, and while NATS does not answer, it waits

@@ -21,8 +21,13 @@ const (
 	EventStream      = "WEFT_EVENT"
 	OwnersBucket     = "WEFT_OWNERS"
 
-	CollectConsumer  = "collect"  // on InStream of each partition, and on AckStream
+	CollectConsumer  = "collect"  // on InStream of each partition
 	DispatchConsumer = "dispatch" // on MsgStream of each partition
+
+	// On AckStream, each for its own subjects, so that one kind of report that can't be taken in keeps no other up.
+	AckConsumer      = "acks"
+	RoutedConsumer   = "routed"
+	PresenceConsumer = "presence"
 )
 
 // InStream is the stream of what publishers sent to a partition.
@@ -65,10 +70,10 @@ const (
 	markers = time.Minute
 )
 
-// Stream is a stream with the consumer of the stage that works on it.
+// Stream is a stream with the consumers of those who work on it.
 type Stream struct {
-	Config   jetstream.StreamConfig
-	Consumer string // empty when nobody of Weft consumes it
+	Config    jetstream.StreamConfig
+	Consumers []jetstream.ConsumerConfig
 }
 
 // Streams is every stream of a fabric except the bucket.
@@ -76,7 +81,7 @@ func Streams(f Facts, o Options) []Stream {
 	streams := []Stream{root(f, o)}
 	for p := range f.Partitions {
 		streams = append(streams,
-			Stream{Consumer: CollectConsumer, Config: jetstream.StreamConfig{
+			Stream{Consumers: []jetstream.ConsumerConfig{Consumer(CollectConsumer, "")}, Config: jetstream.StreamConfig{
 				Name: InStream(p), Description: "what publishers sent, until the archive has it",
 				Subjects: []string{subject.InFilter(p)}, Retention: jetstream.WorkQueuePolicy,
 				// The archive decides on ids. The server's window is only as long as a client's quick retry, and 0
@@ -87,7 +92,7 @@ func Streams(f Facts, o Options) []Stream {
 				// could use them to the same effect.
 				DenyDelete: true, DenyPurge: true,
 			}},
-			Stream{Consumer: DispatchConsumer, Config: jetstream.StreamConfig{
+			Stream{Consumers: []jetstream.ConsumerConfig{Consumer(DispatchConsumer, "")}, Config: jetstream.StreamConfig{
 				Name: MsgStream(p), Description: "what is archived, on its way to the devices",
 				Subjects: []string{subject.MsgFilter(p)}, Retention: jetstream.LimitsPolicy, MaxAge: 72 * time.Hour,
 				Duplicates: 2 * time.Minute,
@@ -121,19 +126,22 @@ func Streams(f Facts, o Options) []Stream {
 
 // root is the stream that is created first: its creation decides on P when several collects start at once.
 func root(f Facts, o Options) Stream {
-	return Stream{Consumer: CollectConsumer, Config: jetstream.StreamConfig{
+	consumers := []jetstream.ConsumerConfig{
+		Consumer(AckConsumer, subject.AckAll), Consumer(RoutedConsumer, subject.RoutedAll), Consumer(PresenceConsumer, subject.PresenceAll),
+	}
+	return Stream{Consumers: consumers, Config: jetstream.StreamConfig{
 		Name: AckStream, Description: "what devices acknowledged and services report, on its way to the archive",
 		Subjects: []string{subject.AckAll, subject.RoutedAll, subject.PresenceAll}, Retention: jetstream.WorkQueuePolicy, Duplicates: 2 * time.Minute,
 		Storage: jetstream.FileStorage, Replicas: max(o.Replicas, 1), Metadata: f.metadata(), MaxMsgSize: -1,
 	}}
 }
 
-// Consumer is the one consumer of a stream: durable, pulled, each message acknowledged by itself (work queues refuse
-// AckAll, and a late AckAll of a paused owner can stop the floor for good). It delivers without end: a server that
-// gives up after some tries lets the message vanish.
-func Consumer(name string) jetstream.ConsumerConfig {
+// Consumer is a consumer of a stream, or of some of its subjects: durable, pulled, each message acknowledged by itself (work
+// queues refuse AckAll, and a late AckAll of a paused owner can stop the floor for good). It delivers without end: a
+// server that gives up after some tries lets the message vanish.
+func Consumer(name, subjects string) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
-		Durable: name, DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckExplicitPolicy,
+		Durable: name, FilterSubject: subjects, DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckExplicitPolicy,
 		AckWait: ackWait, MaxDeliver: -1, MaxAckPending: maxAckPending, ReplayPolicy: jetstream.ReplayInstantPolicy,
 	}
 }

@@ -87,8 +87,11 @@ func TestTableOfStreams(t *testing.T) {
 		if c.DenyDelete && c.DenyPurge {
 			protected = "no delete, no purge"
 		}
-		if s.Consumer != "" {
-			consumer = ticks(s.Consumer)
+		for i, c := range s.Consumers {
+			if i > 0 {
+				consumer += ", "
+			}
+			consumer += ticks(c.Durable)
 		}
 		subjects := make([]string, len(c.Subjects))
 		for i, s := range c.Subjects {
@@ -109,15 +112,19 @@ func TestTableOfStreams(t *testing.T) {
 }
 
 func TestTableOfConsumers(t *testing.T) {
-	of := map[string][]string{}
+	of, config := map[string][]string{}, map[string]jetstream.ConsumerConfig{}
 	for _, s := range Streams(Facts{Epoch: "e", Partitions: 1}, Options{MaxPayload: 1 << 20}) {
-		if s.Consumer != "" {
-			of[s.Consumer] = append(of[s.Consumer], ticks(partitioned(s.Config.Name)))
+		for _, c := range s.Consumers {
+			where := ticks(partitioned(s.Config.Name))
+			if c.FilterSubject != "" {
+				where += ": " + ticks(c.FilterSubject)
+			}
+			of[c.Durable], config[c.Durable] = append(of[c.Durable], where), c
 		}
 	}
 	var defined, written []string
 	for _, name := range slices.Sorted(maps.Keys(of)) {
-		c := Consumer(name)
+		c := config[name]
 		deliveries := strconv.Itoa(c.MaxDeliver)
 		if c.MaxDeliver == -1 {
 			deliveries = "without end"

@@ -206,7 +206,7 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 	if _, err := js.UpdateStream(within(t), config); err != nil {
 		t.Fatal(err)
 	}
-	if err := js.DeleteConsumer(within(t), fabric.AckStream, fabric.CollectConsumer); err != nil {
+	if err := js.DeleteConsumer(within(t), fabric.AckStream, fabric.AckConsumer); err != nil {
 		t.Fatal(err)
 	}
 	findings := examine(t, nc, doctor.Options{Durability: doctor.Power})
@@ -216,7 +216,7 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 		words []string
 	}{
 		{"streams", doctor.Failure, []string{fabric.MsgStream(1), "1h0m0s"}},
-		{"consumers", doctor.Failure, []string{fabric.CollectConsumer, fabric.AckStream}},
+		{"consumers", doctor.Failure, []string{fabric.AckConsumer, fabric.AckStream}},
 		{"durability", doctor.Unknown, []string{"power"}},
 	} {
 		if !found(findings, want.area, want.level, want.words...) {

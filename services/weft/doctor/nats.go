@@ -88,8 +88,10 @@ func (e *exam) streams(ctx context.Context) {
 		} else if e.stream(s, stream.CachedInfo()) {
 			well++
 		}
-		if err == nil && s.Consumer != "" && e.consumer(asking, stream, s.Consumer) {
-			consumers++
+		for _, c := range s.Consumers {
+			if err == nil && e.consumer(asking, stream, c.Durable) {
+				consumers++
+			}
 		}
 		cancel()
 	}
@@ -145,7 +147,7 @@ func (e *exam) consumer(ctx context.Context, stream jetstream.Stream, name strin
 	}
 	info := consumer.CachedInfo()
 	if n := info.NumPending; n > waiting {
-		e.note("consumers", Warning, fmt.Sprintf("look whether the %ss run and what their logs say; if they do, add some", name), "%d messages of %s wait for %s", n, of, name)
+		e.note("consumers", Warning, "look whether those who read it run and what their logs say; if they do, add some", "%d messages of %s wait for its consumer %s", n, of, name)
 		return false
 	}
 	return true
