@@ -9,10 +9,11 @@
 // same port, gRPC (weft.v1.PublishService).
 // Streams out: WEFT_MSG_<p> (archived messages), WEFT_QUARANTINE, WEFT_RECEIPT, WEFT_EVENT.
 //
-// Goroutines, all owned by Service.Run: the HTTP server, the reader of WEFT_ACK, a bounded number of request handlers,
-// and for each partition that this process owns a reader of its stream, the term's loop, its purger, one that settles
-// receipts of what expires, one that tells who came and went, one that looks for what waits for long, and one at most that does what may hang, so that the loop can refuse requests meanwhile
-// (insist.go). The owner of partition 0 also probes push nodes (presence.go) and takes in orphaned reports (orphans.go).
+// Goroutines, all owned by Service.Run: the HTTP server, three readers of WEFT_ACK (one for each kind of report), a bounded
+// number of request handlers, and for each partition that this process owns a reader of its stream, the term's loop, its
+// purger, one that settles receipts of what expires, one that tells who came and went, one that looks for what waits for
+// long, and one at most that does what may hang, so that the loop can refuse requests meanwhile (insist.go). The owner of
+// partition 0 also probes push nodes (presence.go) and takes in orphaned reports (orphans.go).
 //
 // The way of a message reads: door.go, http.go or grpc.go (request door) or intake.go (stream door), term.go (batch,
 // acknowledge), store.go (archive; what to do with a message that it refuses), log.go, quarantine.go. What becomes of it

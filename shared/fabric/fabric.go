@@ -95,6 +95,8 @@ func Streams(f Facts, o Options) []Stream {
 			Stream{Consumers: []jetstream.ConsumerConfig{Consumer(DispatchConsumer, "")}, Config: jetstream.StreamConfig{
 				Name: MsgStream(p), Description: "what is archived, on its way to the devices",
 				Subjects: []string{subject.MsgFilter(p)}, Retention: jetstream.LimitsPolicy, MaxAge: 72 * time.Hour,
+				// An owner publishes again at a takeover what it finds from 2 min before the log's end; what the log has
+				// must cost it nothing.
 				Duplicates: 2 * time.Minute,
 			}})
 	}
