@@ -31,6 +31,11 @@ const (
 	Check            = "check"             // {} → CheckAnswer, from every collect
 )
 
+// HeaderAsker is a header of requests for a change: a subject on which whoever asks answers for as long as he waits. A
+// collect that comes to the request late, because it was paused say, asks there before it begins, and does nothing that
+// nobody waits for. Without it the change is made whenever the request is read.
+const HeaderAsker = "Weft-Asker"
+
 // Filter chooses messages. Empty members choose all.
 type Filter struct {
 	Tenant string `json:"tenant,omitempty"` // empty: all tenants
@@ -303,6 +308,9 @@ type AuditPage struct {
 	Addresses  int     `json:"addresses"`
 	Logged     int     `json:"logged"` // messages of the log that were compared
 	Incoming   int     `json:"incoming"`
+	// UnderWay are messages that are archived and not in the log, and whose owner has not said that he is through with
+	// them: they are in the balance and no breaks, and have to be looked at again.
+	UnderWay int `json:"under_way,omitempty"`
 }
 
 // Balance counts messages.
@@ -367,6 +375,16 @@ type QuarantineOne struct {
 	ID     string            `json:"id,omitempty"`  // replay: another id
 	Set    map[string]string `json:"set,omitempty"` // replay: headers to set, or to remove where empty
 	By     By                `json:"by,omitzero"`
+	Run    *QuarantineRun    `json:"run,omitempty"` // nil: the message has a record of its own
+}
+
+// QuarantineRun is a command that does one thing to several messages, one after the other: it leaves one record.
+type QuarantineRun struct {
+	ID      string            `json:"id"`                // chosen by the caller, the same for all its messages
+	Started int64             `json:"started"`           // by the caller's clock: for the record
+	Numbers []uint64          `json:"numbers,omitempty"` // the messages that were named, or
+	Filter  QuarantineRequest `json:"filter"`            // what chose them
+	Done    int               `json:"done"`              // messages before this one, for the record
 }
 
 // QuarantineDone says what was done; the message is no longer in quarantine.
