@@ -16,8 +16,8 @@ import (
 )
 
 // Advance raises cursors, in no order: each only where it is lower, so it is done as well twice, and beside others who do
-// the same. In users' mailboxes each raise leaves a step. Steps are written first: a cursor never stands where nothing
-// tells when it came there.
+// the same. In users' mailboxes each raise leaves a step. Both are written at once, so after an error, or a crash, one may be
+// there without the other: until the caller does it again, nothing may tell when a device came where it is.
 func (a *Archive) Advance(ctx context.Context, cursors []history.Cursor) error {
 	if len(cursors) == 0 {
 		return nil

@@ -20,6 +20,11 @@ import (
 // progress, so two owners need a few; more means that something is wrong, and the caller may try again.
 const attempts = 100
 
+// insertBytes is the most payload of one request, but for one message; with the rest it stays below what the driver puts
+// into one command (48 MB). The driver sends a second one although the first was not confirmed: after an election the
+// later messages could be there and the earlier ones not.
+const insertBytes = 16 << 20
+
 const (
 	codeDuplicate = 11000
 	codeDiskFull  = 14031
@@ -41,8 +46,8 @@ type appending struct {
 	fresh     map[identity]bool        // what this call put there
 }
 
-// Append gives each message its sequence and stores it: one ordered insert where the heads are right and no id is
-// known. At the first duplicate key, ids and heads of all that is left are looked up, what is left is renumbered, and
+// Append gives each message its sequence and stores it: one ordered insert where the heads are right, no id is
+// known, and the payloads are not too large for one. At the first duplicate key, ids and heads of all that is left are looked up, what is left is renumbered, and
 // it goes on. An ordered insert stops at its first failure, so a batch is always stored as a prefix.
 //
 // A message that is found counts as archived because the look-up reads with majority: until the majority has it, it is
@@ -72,10 +77,16 @@ func (r *appending) run(ctx context.Context) error {
 	if err := r.lookUpHeads(ctx, false); err != nil {
 		return err
 	}
-	for range attempts {
-		stopped, err := r.insert(ctx)
-		if err != nil || !stopped {
+	for stops := 0; len(r.rest) > 0; {
+		stopped, err := r.insert(ctx, r.next())
+		if err != nil {
 			return err
+		}
+		if !stopped {
+			continue
+		}
+		if stops++; stops == attempts {
+			return fmt.Errorf("others took the numbers %d times", attempts)
 		}
 		if err := r.lookUpIDs(ctx); err != nil {
 			return err
@@ -84,19 +95,27 @@ func (r *appending) run(ctx context.Context) error {
 			return err
 		}
 	}
-	return fmt.Errorf("others took the numbers %d times", attempts)
+	return nil
 }
 
-// insert numbers and inserts the rest. It says whether it was stopped by a duplicate key; what came before that is
-// stored and no longer in the rest.
-func (r *appending) insert(ctx context.Context) (stopped bool, err error) {
-	if len(r.rest) == 0 {
-		return false, nil
+// next is the beginning of the rest that goes into one request.
+func (r *appending) next() []*message.Message {
+	bytes := 0
+	for i, m := range r.rest {
+		if bytes += len(m.Payload); bytes > insertBytes && i > 0 {
+			return r.rest[:i]
+		}
 	}
+	return r.rest
+}
+
+// insert numbers and inserts the beginning of the rest. It says whether it was stopped by a duplicate key; what came before
+// that is stored and no longer in the rest.
+func (r *appending) insert(ctx context.Context, some []*message.Message) (stopped bool, err error) {
 	archived := r.clock.now()
 	next := map[subject.Address]uint64{}
-	documents := make([]*document, len(r.rest))
-	for i, m := range r.rest {
+	documents := make([]*document, len(some))
+	for i, m := range some {
 		if _, ok := next[m.To]; !ok {
 			next[m.To] = r.heads[m.To]
 		}
@@ -112,7 +131,7 @@ func (r *appending) insert(ctx context.Context) (stopped bool, err error) {
 		stopped = true
 	}
 	for i, d := range documents[:stored] {
-		m := r.rest[i]
+		m := some[i]
 		m.Seq, m.Archived = mailbox.Sequence(d.Seq), archived
 		r.heads[m.To] = m.Seq
 		of := identity{m.To, m.ID}
@@ -128,14 +147,14 @@ func (r *appending) insert(ctx context.Context) (stopped bool, err error) {
 // rolled back.
 func duplicateAt(err error) (int, error) {
 	var failed mongo.BulkWriteException
-	if !errors.As(err, &failed) || failed.WriteConcernError != nil || len(failed.WriteErrors) != 1 ||
-		failed.WriteErrors[0].Code != codeDuplicate {
-		if failed.WriteConcernError != nil || failed.HasErrorCode(codeDiskFull) {
-			err = fmt.Errorf("%w: %w", archive.ErrAway, err)
-		}
-		return 0, fmt.Errorf("insert: %w", err)
+	if errors.As(err, &failed) && failed.WriteConcernError == nil && len(failed.WriteErrors) == 1 && failed.WriteErrors[0].Code == codeDuplicate {
+		return failed.WriteErrors[0].Index, nil
 	}
-	return failed.WriteErrors[0].Index, nil
+	var said mongo.ServerError
+	if failed.WriteConcernError != nil || errors.As(err, &said) && said.HasErrorCode(codeDiskFull) {
+		err = fmt.Errorf("%w: %w", archive.ErrAway, err)
+	}
+	return 0, fmt.Errorf("insert: %w", err)
 }
 
 // lookUpIDs takes out of the rest what the archive has already.

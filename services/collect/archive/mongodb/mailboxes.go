@@ -162,7 +162,7 @@ func (a *Archive) flush(ctx context.Context) error {
 
 // catchUp notes what any process has archived in the last few seconds, which it may not have written yet.
 func (a *Archive) catchUp(ctx context.Context) error {
-	return a.noteSince(ctx, a.clock.now()-recent.Milliseconds(), recentRows)
+	return a.noteSince(ctx, time.Now().UnixMilli()-recent.Milliseconds(), recentRows)
 }
 
 // noteSince notes what was archived since a time, of each partition the newest up to a limit (0: all).

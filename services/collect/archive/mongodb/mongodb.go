@@ -15,7 +15,7 @@
 //	steps     _id "<key of a cursor>/<sequence, 20 digits>": when and at which node a device came so far
 //	routed    _id "<address tokens>/<to, 20 digits>/<from, 20 digits>": when a range was routed, and to which nodes
 //	receipts  _id "<key of a message>/<device>": the terminal state; the first insert wins
-//	records   _id, the record's own: what operators changed; (at)
+//	records   _id, the record's own: what operators changed; (at, _id)
 //	presence  _id "<user tokens>/<node>": what a node said of a user; attendances: what was told of each; nodes; marks
 //	facts     one document
 package mongodb

@@ -27,13 +27,15 @@ const tools = "../../../../.tools"
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestArchiveOnFerretDB(t *testing.T) {
-	uri := startFerretDB(t)
+	asked := newLibrarian()
+	_, uri := tap(t, startFerretDB(t), asked.listen)
 	archivetest.Run(t, func(t *testing.T) archivetest.Store {
 		t.Helper()
 		store := newStore(t, uri)
 		store.LosesUpdates, store.Warns = true, true
 		return store
 	})
+	asked.expect(t)
 }
 
 // TestArchiveOnMongoDB runs when a server is named; what it leaves out otherwise is in its output.

@@ -172,7 +172,10 @@ func (a *Archive) see(ctx context.Context, node string, number, rest int64, some
 		}
 		all, err := insertNew(ctx, a.presence(), fresh)
 		if err == nil && len(raise) > 0 {
-			_, err = a.presence().BulkWrite(ctx, raise, options.BulkWrite().SetOrdered(false))
+			var done *mongo.BulkWriteResult
+			if done, err = a.presence().BulkWrite(ctx, raise, options.BulkWrite().SetOrdered(false)); err == nil {
+				all = all && done.MatchedCount == int64(len(raise)) // else another report came between
+			}
 		}
 		if err != nil {
 			return err

@@ -22,6 +22,7 @@ import (
 const (
 	headsAtOnce = 16 // look-ups under way in one call of Heads
 	sinceChunk  = 500
+	sinceBytes  = 8 << 20 // of payload, in a chunk that has more than one message
 )
 
 // Read returns a part of a mailbox. The head is read before the rows: what is purged in between is a gap either way.
@@ -133,7 +134,7 @@ func (a *Archive) sinceChunk(ctx context.Context, partition int, after place) (c
 	if err != nil {
 		return nil, last, err
 	}
-	now := time.Now()
+	now, bytes := time.Now(), 0
 	err = each(ctx, cursor, func(d *document) (bool, error) {
 		row, err := d.row()
 		if err != nil {
@@ -143,8 +144,9 @@ func (a *Archive) sinceChunk(ctx context.Context, partition int, after place) (c
 		a.notes.stored(row.Message.To, row.Message.Seq)
 		if row.Why == "" && !row.Message.Expired(now) {
 			chunk = append(chunk, row.Message)
+			bytes += len(row.Message.Payload)
 		}
-		return true, nil
+		return bytes < sinceBytes, nil
 	})
 	return chunk, last, err
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	"github.com/weftpush/weft/shared/admin"
@@ -30,7 +31,8 @@ func (a *Archive) Record(ctx context.Context, r admin.Record) error {
 	stored := record{
 		ID: r.ID, At: r.At, Who: r.By.Who, Note: r.By.Note, Action: r.Action, Filter: string(r.Filter), Count: int64(r.Count), Detail: r.Detail,
 	}
-	if _, err := a.records.ReplaceOne(ctx, bson.D{{Key: "_id", Value: r.ID}}, stored, options.Replace().SetUpsert(true)); err != nil {
+	replace := mongo.NewReplaceOneModel().SetUpsert(true).SetFilter(bson.D{{Key: "_id", Value: r.ID}}).SetReplacement(stored)
+	if err := upsert(ctx, a.records, []mongo.WriteModel{replace}); err != nil {
 		return fmt.Errorf("mongodb: record %s: %w", r.ID, err)
 	}
 	return nil
@@ -89,6 +91,7 @@ func (a *Archive) Health(ctx context.Context) (admin.Health, error) {
 		Set   string    `bson:"setName"`
 		Msg   string    `bson:"msg"`
 		Hosts []string  `bson:"hosts"`
+		Never []string  `bson:"passives"` // hold data and never become primary
 		Now   time.Time `bson:"localTime"`
 	}
 	if err := db.RunCommand(ctx, bson.D{{Key: "hello", Value: 1}}).Decode(&hello); err != nil {
@@ -102,7 +105,7 @@ func (a *Archive) Health(ctx context.Context) (admin.Health, error) {
 	h.Millis = float64(time.Since(start).Microseconds()) / 1000
 	const router = "isdbgrid" // what mongos says
 	if hello.Msg != router {
-		h.Warnings = replication(hello.Set, len(hello.Hosts))
+		h.Warnings = replication(hello.Set, len(hello.Hosts)+len(hello.Never))
 	}
 	if len(build.Parts) > 0 && build.Parts[0] < least {
 		h.Warnings = append(h.Warnings, admin.Warn{

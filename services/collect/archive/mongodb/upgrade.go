@@ -52,7 +52,7 @@ func (a *Archive) ledgerIndexes() []indexOf {
 		{a.cursors, mongo.IndexModel{Keys: up("address", "seq")}},
 		{a.mailboxes, mongo.IndexModel{Keys: up("open", "_id"), Options: only("open")}},
 		{a.mailboxes, mongo.IndexModel{Keys: up("id", "kind")}},
-		{a.records, mongo.IndexModel{Keys: up("at")}},
+		{a.records, mongo.IndexModel{Keys: up("at", "_id")}},
 	}
 }
 
