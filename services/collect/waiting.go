@@ -40,8 +40,8 @@ func (s *Service) lookForWaiting(ctx context.Context, partition int) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case now := <-look.C:
-			if err := w.round(ctx, now); err != nil {
+		case <-look.C:
+			if err := w.round(ctx, time.Now()); err != nil { // a tick may be older, of before a long round
 				w.known = false // another owner may have gone on
 				if ctx.Err() == nil {
 					w.faults.Note("look for messages that wait", err)
@@ -101,17 +101,26 @@ func (w *waiting) page(ctx context.Context, now time.Time, until int64) (more bo
 	if next == "" {
 		to = archive.Mark{Since: until}
 	}
-	if n := len(candidates); n > 0 {
-		reported, err := w.reportedUntil(ctx, subject.AckAll, now)
-		if err != nil {
+	var reported time.Time
+	if len(candidates) > 0 {
+		if reported, err = w.reportedUntil(ctx, subject.AckAll, now); err != nil {
 			return false, err
 		}
+		// What was taken in between the two looks is in neither.
+		if candidates, err = w.above(ctx, candidates, now); err != nil {
+			return false, err
+		}
+	}
+	if n := len(candidates); n > 0 {
 		border := reported.Add(-w.cfg.UndeliveredAfter).UnixMilli()
 		if candidates[0].Message.Archived >= border {
 			return false, nil // acknowledgements of all of them may be under way
 		}
 		if candidates[n-1].Message.Archived >= border {
 			to, next = archive.Mark{Since: border}, "" // the later ones come next time
+		}
+		if late := time.Since(now); late > announceWithin {
+			return false, fmt.Errorf("it took %s to look; somebody else may have told what waits", late)
 		}
 		if err := w.tell(ctx, candidates, border); err != nil {
 			return false, err

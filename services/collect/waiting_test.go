@@ -1,6 +1,7 @@
 package collect
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -140,5 +141,67 @@ func TestNothingIsSaidToWaitWhileAcknowledgementsDo(t *testing.T) {
 	w.eventually("the next is told", func() bool { return len(w.waits()) >= 1 })
 	if got := fmt.Sprint(w.waits()); got != "[next]" {
 		t.Errorf("told as undelivered are %s", got)
+	}
+}
+
+// slowReader is an archive in whose answer something else happens before it arrives.
+type slowReader struct {
+	archive.Archive
+	meanwhile func()
+}
+
+func (s *slowReader) Standing(ctx context.Context, addresses []subject.Address, device string) (map[subject.Address]archive.Standing, error) {
+	standing, err := s.Archive.Standing(ctx, addresses, device)
+	if do := s.meanwhile; do != nil {
+		s.meanwhile = nil
+		do()
+	}
+	return standing, err
+}
+
+// walker looks for what waits when a test wants it to; make it before the first collect, whose mark would be later.
+func (w *world) walker(s *slowReader, after time.Duration) *waiting {
+	w.t.Helper()
+	service := w.settler().Service
+	service.archive, service.cfg.UndeliveredAfter = s, after
+	if _, err := w.archive.Mark(w.t.Context(), 0, archive.Mark{}); err != nil {
+		w.t.Fatal(err)
+	}
+	return &waiting{Service: service}
+}
+
+// TestWhatIsAcknowledgedAsItIsLookedAt does not count as waiting: the acknowledgement came in time, and was taken in between
+// the look at the cursors and the look at what is under way.
+func TestWhatIsAcknowledgedAsItIsLookedAt(t *testing.T) {
+	w := newWorld(t)
+	b := w.books()
+	const after = time.Minute
+	walker := w.walker(&slowReader{Archive: b, meanwhile: func() { b.fail(""); w.ackDrained() }}, after)
+	w.start(undeliveredAfter(0))
+	w.put(alice, "acknowledged")
+	w.put(bob, "waits")
+	b.fail("before advance")
+	w.ack(upTo(alice, "phone", 1))
+	b.hasFailed(t)
+	if err := walker.round(t.Context(), time.Now().Add(2*after)); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(w.waits()); got != "[waits]" {
+		t.Errorf("told as undelivered are %s", got)
+	}
+}
+
+// TestACollectThatWasPausedTellsNothing of what it looked at before: others have told it, or it was acknowledged since.
+func TestACollectThatWasPausedTellsNothing(t *testing.T) {
+	w := newWorld(t)
+	walker := w.walker(&slowReader{Archive: w.archive}, -2*announceWithin) // so that a message of just now has waited for long
+	w.start(undeliveredAfter(0))
+	w.put(alice, "waits")
+	looked := time.Now().Add(-announceWithin - time.Second)
+	if err := walker.round(t.Context(), looked); err == nil || len(w.waits()) > 0 {
+		t.Errorf("told as undelivered are %v, %v", w.waits(), err)
+	}
+	if err := walker.round(t.Context(), time.Now()); err != nil || len(w.waits()) != 1 {
+		t.Errorf("at the next look told as undelivered are %v, %v", w.waits(), err)
 	}
 }
