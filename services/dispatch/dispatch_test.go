@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -28,8 +29,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
 	// patience bounds every wait of these tests; nothing takes that long unless it is broken.
-	patience = 20 * time.Second
+	patience = 60 * time.Second
 	epoch    = "e1"
+	// brief is a hop time-out for nodes that are silent on purpose; those that are well answer within it on a machine that
+	// is busy, too.
+	brief = time.Second
 )
 
 // address is the mailbox of user n.
@@ -102,10 +106,14 @@ type running struct {
 	stop func() // ends it and waits; the test fails if it did not end well
 }
 
+// silence is when a node that does not answer becomes suspect.
+func silence(hop time.Duration) func(*Config) { return func(c *Config) { c.Hop = hop } }
+
 func (w *world) start(change ...func(*Config)) *running {
 	w.t.Helper()
 	cfg := DefaultConfig()
 	cfg.Redis = "redis://127.0.0.1:1"
+	cfg.Hop = patience // a slow machine makes no node suspect; tests of silence say how long it takes
 	if w.redis != nil {
 		cfg.Redis = "redis://" + w.redis.Addr()
 	}
@@ -212,6 +220,7 @@ func (w *world) drained() {
 // fake is a push node that writes down what it is told.
 type fake struct {
 	w    *world
+	nc   *nats.Conn
 	id   string
 	subs []*nats.Subscription
 
@@ -232,6 +241,7 @@ func (w *world) node(id string, leased bool, addresses ...subject.Address) *fake
 	w.t.Helper()
 	n := &fake{w: w, id: id, came: make(map[string]time.Time)}
 	nc := w.connect()
+	n.nc = nc
 	for subj, handle := range map[string]nats.MsgHandler{subject.Node(id): n.frame, subject.NodeControl(id): n.order, subject.Nodes: n.frame} {
 		sub, err := nc.Subscribe(subj, handle)
 		if err != nil {
@@ -345,6 +355,16 @@ func (n *fake) got() (all []string) {
 		}
 	}
 	return all
+}
+
+// heard waits until the node has dealt with everything that was sent to it before, what it needs not answer too.
+func (n *fake) heard() {
+	n.w.t.Helper()
+	done := make(chan struct{})
+	if err := errors.Join(n.nc.FlushTimeout(patience), n.nc.Barrier(func() { close(done) })); err != nil {
+		n.w.t.Fatal(err)
+	}
+	<-done
 }
 
 func (n *fake) has(entry string) bool {

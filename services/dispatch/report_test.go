@@ -104,7 +104,7 @@ func TestASilentNodeIsNotTold(t *testing.T) {
 	w := newWorld(t)
 	w.node("x", true, address(1))
 	w.node("silent", true, address(1)).set(true)
-	r := w.start(func(c *Config) { c.Hop = 50 * time.Millisecond })
+	r := w.start(silence(brief))
 	w.log(address(1), "1")
 	w.drained()
 	r.stop()

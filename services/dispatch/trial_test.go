@@ -3,7 +3,6 @@ package dispatch
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -80,6 +79,6 @@ func TestATrialIsOnRecordWhileItLasts(t *testing.T) {
 	n.set(true) // so that the message stays at work
 	w.log(address(0), "1")
 	w.killed(1, 1)
-	w.start(func(c *Config) { c.prompt, c.Hop = time.Minute, time.Minute })
+	w.start(func(c *Config) { c.prompt = patience })
 	w.eventually("the trial has been counted", func() bool { return len(w.onTrial()) > 2 && w.onTrial()[len(w.onTrial())-2:] == " 2" })
 }
