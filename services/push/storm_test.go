@@ -3,6 +3,7 @@ package push
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"runtime"
 	"slices"
@@ -48,8 +49,8 @@ func (n *running) enter(user string) (conn *websocket.Conn, refused int, err err
 	}
 }
 
-// storm lets clients come at once and again after a tenth of a second until all are welcome. It returns when each was,
-// and how many were told what.
+// storm lets clients come at once and again, after pauses that grow from a tenth of a second to 3 s at random, until all are
+// welcome. It returns when each was, and how many were told what.
 func (n *running) storm(t *testing.T, clients int) (welcome []time.Duration, refusals map[int]int) {
 	t.Helper()
 	var mu sync.Mutex // protects what is returned
@@ -58,7 +59,7 @@ func (n *running) storm(t *testing.T, clients int) (welcome []time.Duration, ref
 	begun := time.Now()
 	for i := range clients {
 		all.Go(func() {
-			for {
+			for pause := 100 * time.Millisecond; ; pause = min(2*pause, 3*time.Second) {
 				conn, refused, err := n.enter(fmt.Sprint("user", i))
 				mu.Lock()
 				refusals[refused]++
@@ -79,7 +80,7 @@ func (n *running) storm(t *testing.T, clients int) (welcome []time.Duration, ref
 					t.Errorf("user%d is turned away for ever", i)
 					return
 				}
-				<-time.After(100 * time.Millisecond)
+				<-time.After(pause/2 + rand.N(pause/2))
 			}
 		})
 	}
@@ -120,11 +121,14 @@ func (w *world) meter(d *device, to subject.Address) (stop func() []time.Duratio
 	}
 }
 
+// patient lets a node wait for clients that are slow because the machine is, or that do not answer its pings.
+func patient(n *Service) { n.cfg.Heartbeat, n.greeting = time.Hour, patience }
+
 // TestAStorm: 2,000 clients connect at once. All are welcome, and who is here already hardly notices.
 func TestAStorm(t *testing.T) {
 	const clients = 2000
 	w := newWorld(t)
-	n := w.node()
+	n := w.node(patient)
 	d := n.device(t, "alice", "phone")
 	stop := w.meter(d, alice)
 	<-time.After(time.Second)
@@ -151,7 +155,7 @@ func TestAStorm(t *testing.T) {
 func TestAStormThatIsTooMuch(t *testing.T) {
 	const clients, opens = 300, 8
 	w := newWorld(t)
-	n := w.node(func(n *Service) { n.gate = newGate(100, opens, 50*time.Millisecond) })
+	n := w.node(patient, func(n *Service) { n.gate = newGate(100, opens, 50*time.Millisecond) })
 	hold := make(chan struct{})
 	w.archive.set(func() { w.archive.opening = hold })
 	peak := make(chan int, 1)
