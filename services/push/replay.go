@@ -12,8 +12,8 @@ import (
 )
 
 // takeReplay does with each message of a frame what an operator's replay asks: who has its address and has not acknowledged
-// it is written it once more, whether it was sent before or not. What is written keeps the frame's order in each session: a
-// session that has no room for one of an address gets none of those behind it either. It waits for no client.
+// it is written it once more, whether it was sent before or not. What is written keeps the order of the replay in each session: one
+// that has no room for a message gets none of those behind it either, in this frame or a later one. It waits for no client.
 func (n *Service) takeReplay(frame *nats.Msg) {
 	entries, err := message.DecodeEntries(frame.Data)
 	if err != nil {
@@ -21,29 +21,40 @@ func (n *Service) takeReplay(frame *nats.Msg) {
 		n.refuse(frame, problem.New(problem.BadRequest, "the frame can't be read: %v", err))
 		return
 	}
-	now := time.Now()
+	now, run := time.Now(), frame.Header.Get(node.HeaderReplay)
 	answer := node.Replayed{Fates: make([]node.Fate, len(entries))}
-	full := make(map[*lane]bool)
 	for i, e := range entries {
 		answer.Fates[i] = node.FateAway
 		if !n.hub.holds(e.To) || e.Message == nil || message.EntryOf(e.Message, now).Message == nil {
 			continue // nobody has it here, or it has expired and is not shown any more
 		}
-		answer.Fates[i] = n.hub.replay(e.To, newItem(e.To, e.Entry), full)
+		answer.Fates[i] = n.hub.replay(e.To, newItem(e.To, e.Entry), run)
 	}
 	n.reply(frame, object(answer))
 }
 
-// replay gives an item to every session of its address once more and returns the best of what became of it. full are lanes
-// that had no room for an earlier item of the same frame. What this node knows of the mailbox does not change.
-func (h *hub) replay(to subject.Address, it item, full map[*lane]bool) node.Fate {
+// roomWithin is how long a replay waits for a session that has no room: a client that reads, or acknowledges, makes some
+// sooner.
+const roomWithin = time.Second
+
+// passed is the message at which a session had no room for a replay; nothing behind it is sent before it. A client may
+// acknowledge as it handles, and would acknowledge what it was not sent again.
+type passed struct {
+	run   string
+	seq   uint64
+	since time.Time
+}
+
+// replay gives an item to every session of its address once more and returns the best of what became of it. What this node
+// knows of the mailbox does not change.
+func (h *hub) replay(to subject.Address, it item, run string) node.Fate {
 	s := h.shard(to)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	best := node.FateAway
 	if m := s.mailboxes[to]; m != nil {
 		for l := range m.lanes {
-			switch fate := l.session.replay(l, it, full); {
+			switch fate := l.session.replay(l, it, run); {
 			case fate == node.FateSent, best == node.FateAway:
 				best = fate
 			}
@@ -55,14 +66,12 @@ func (h *hub) replay(to subject.Address, it item, full map[*lane]bool) node.Fate
 // replay writes an item once more if the client has not acknowledged it. One that was sent before takes no room in the
 // window again, and the lane stays where it is. But what waits to be written is bounded as ever, so a client that does not
 // read is not sent it.
-func (s *session) replay(l *lane, it item, full map[*lane]bool) node.Fate {
+func (s *session) replay(l *lane, it item, run string) node.Fate {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.end != nil || l.next == 0 || it.to <= l.acked:
 		return node.FateAway
-	case full[l]:
-		return node.FateFull
 	case it.to >= l.next: // it was not sent before: its turn comes as ever
 		l.take(it)
 		s.shed()
@@ -70,10 +79,26 @@ func (s *session) replay(l *lane, it item, full map[*lane]bool) node.Fate {
 		if it.to < l.next {
 			return node.FateSent
 		}
-	case s.queued+s.held == 0 || s.room(len(it.object)):
-		s.write(it.object)
-		return node.FateSent
+		return fullFor(s.fullSince)
 	}
-	full[l] = true
+	if p := l.passed; p != nil && p.run == run && l.acked < p.seq && p.seq < it.to {
+		return fullFor(p.since)
+	}
+	if s.queued+s.held > 0 && !s.room(len(it.object)) {
+		if p := l.passed; p == nil || p.run != run || p.seq != it.to {
+			l.passed = &passed{run: run, seq: it.to, since: time.Now()}
+		}
+		return fullFor(l.passed.since)
+	}
+	l.passed = nil
+	s.write(it.object)
+	return node.FateSent
+}
+
+// fullFor is the fate of a message for which there has been no room since then, or, where that is zero, for a moment.
+func fullFor(since time.Time) node.Fate {
+	if !since.IsZero() && time.Since(since) > roomWithin {
+		return node.FateAway
+	}
 	return node.FateFull
 }

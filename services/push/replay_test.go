@@ -2,10 +2,12 @@ package push
 
 import (
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -173,11 +175,8 @@ func TestAReplayIsBounded(t *testing.T) {
 	fates := map[node.Fate]int{}
 	var last node.Fate
 	for range 20 {
-		full := map[*lane]bool{}
 		for seq := uint64(1); seq <= 4; seq++ {
-			page, err := b.archive.read(historyOf(alice, seq))
-			must(t, err)
-			fate := b.node.hub.replay(alice, itemOf(page.Entries[0].Message), full)
+			fate := b.again("r", seq)
 			if seq > 1 && last == node.FateFull && fate != node.FateFull {
 				t.Fatalf("%d is %s behind one that had no room", seq, fate)
 			}
@@ -211,9 +210,7 @@ func TestAMessageLargerThanTheWindowIsSentAgain(t *testing.T) {
 	_, p := b.session("phone", map[subject.Address]uint64{alice: 0})
 	b.send(alice, `"`+strings.Repeat("x", 4000)+`"`)
 	b.settle()
-	page, err := b.archive.read(historyOf(alice, 1))
-	must(t, err)
-	if fate := b.node.hub.replay(alice, itemOf(page.Entries[0].Message), map[*lane]bool{}); fate != node.FateSent {
+	if fate := b.again("r", 1); fate != node.FateSent {
 		t.Errorf("it is %s", fate)
 	}
 	b.settle()
@@ -273,12 +270,96 @@ func TestReplayModel(t *testing.T) {
 
 // replayAll sends a random part of a mailbox again.
 func (b *bench) replayAll(head uint64, r *rand.Rand) {
-	full := map[*lane]bool{}
+	run := fmt.Sprint(r.IntN(3))
 	for seq := uint64(1); seq <= head; seq += 1 + r.Uint64N(2) {
-		page, err := b.archive.read(historyOf(alice, seq))
-		must(b.t, err)
-		b.node.hub.replay(alice, itemOf(page.Entries[0].Message), full)
+		b.again(run, seq)
 	}
+}
+
+// again sends a message of alice's again, and returns what became of it.
+func (b *bench) again(run string, seq uint64) node.Fate {
+	b.t.Helper()
+	page, err := b.archive.read(historyOf(alice, seq))
+	must(b.t, err)
+	return b.node.hub.replay(alice, itemOf(page.Entries[0].Message), run)
+}
+
+// TestAReplayDoesNotWaitForAWindowThatStaysFull: it is worth waiting for a client that acknowledges; of one that does not, what
+// it was not sent yet comes by itself when it does.
+func TestAReplayDoesNotWaitForAWindowThatStaysFull(t *testing.T) {
+	alone(t, 4096, func(b *bench, s *session, p *paper) {
+		for range 4 {
+			b.send(alice, `"`+strings.Repeat("x", 1500)+`"`)
+		}
+		b.settle()
+		wantFates(t, []node.Fate{b.again("r", 1), b.again("r", 2), b.again("r", 3)}, node.FateSent, node.FateSent, node.FateFull)
+		b.pass(s, 2*roomWithin, true)
+		wantFates(t, []node.Fate{b.again("r", 1), b.again("r", 2), b.again("r", 3), b.again("r", 4)}, node.FateSent, node.FateSent, node.FateAway, node.FateAway)
+		must(t, s.ack("", 1))
+		b.fill()
+		b.settle()
+		wantFates(t, []node.Fate{b.again("r", 2), b.again("r", 3), b.again("r", 4)}, node.FateSent, node.FateSent, node.FateFull)
+		b.settle()
+		if got := seqs(p.take(), ""); !slices.Equal(got, []uint64{1, 2, 1, 2, 1, 2, 3, 2, 3}) {
+			t.Errorf("%v came", got)
+		}
+	})
+}
+
+// TestAReplayLeavesNothingOutInBetween: what a session had no room for it is sent before anything behind it, in whatever frame
+// that comes: a client that acknowledges as it handles would acknowledge what it was never sent again.
+func TestAReplayLeavesNothingOutInBetween(t *testing.T) {
+	alone(t, 4096, func(b *bench, _ *session, p *paper) {
+		for range 3 {
+			b.send(alice, `"`+strings.Repeat("x", 1000)+`"`)
+		}
+		b.settle()
+		p.take()
+		p.mu.Lock()
+		p.stuck = make(chan struct{})
+		p.mu.Unlock()
+		want := []uint64{1, 2, 3}
+		wantFates(t, []node.Fate{b.again("r", 1), b.again("r", 2), b.again("r", 3)}, node.FateSent, node.FateSent, node.FateSent)
+		wantFates(t, []node.Fate{b.again("s", 1), b.again("s", 2), b.again("s", 3)}, node.FateFull, node.FateFull, node.FateFull)
+		<-time.After(2 * roomWithin) // of the bubble's clock
+		wantFates(t, []node.Fate{b.again("s", 1), b.again("s", 2)}, node.FateAway, node.FateAway)
+		close(p.stuck)
+		b.settle()
+		wantFates(t, []node.Fate{b.again("s", 2), b.again("s", 3)}, node.FateAway, node.FateAway)
+		wantFates(t, []node.Fate{b.again("s", 1), b.again("s", 2)}, node.FateSent, node.FateSent)
+		b.settle()
+		wantFates(t, []node.Fate{b.again("t", 3)}, node.FateSent) // another replay begins where it likes
+		b.settle()
+		if got := seqs(p.take(), ""); !slices.Equal(got, append(want, 1, 2, 3)) {
+			t.Errorf("%v came", got)
+		}
+	})
+}
+
+// TestWhatIsAcknowledgedHoldsNoReplayUp: nobody needs it any more.
+func TestWhatIsAcknowledgedHoldsNoReplayUp(t *testing.T) {
+	alone(t, 4096, func(b *bench, s *session, p *paper) {
+		for range 3 {
+			b.send(alice, `"`+strings.Repeat("x", 1000)+`"`)
+		}
+		b.settle()
+		p.mu.Lock()
+		p.stuck = make(chan struct{})
+		p.mu.Unlock()
+		for range 2 {
+			b.again("r", 1)
+		}
+		for tries := 0; b.again("r", 2) != node.FateFull; tries++ {
+			if tries > 10 {
+				t.Fatal("a client that does not read has room")
+			}
+		}
+		close(p.stuck)
+		b.settle()
+		wantFates(t, []node.Fate{b.again("r", 3)}, node.FateFull)
+		must(t, s.ack("", 2))
+		wantFates(t, []node.Fate{b.again("r", 3)}, node.FateSent)
+	})
 }
 
 // historyOf asks for one message.

@@ -74,7 +74,9 @@ type Fate string
 
 // The fates, the best last: of several nodes that have sessions of an address the best counts.
 const (
-	FateAway Fate = "away" // no session has the address above its cursor: the user is away, or has acknowledged it; or it has expired
+	// FateAway: no session has the address above its cursor: the user is away, or has acknowledged it; or it has expired. Or a
+	// session has had no room for longer than is worth waiting for.
+	FateAway Fate = "away"
 	FateFull Fate = "full" // a session has, and has no room, or had none for one before it: replay it again a little later
 	FateSent Fate = "sent" // written once more
 )
