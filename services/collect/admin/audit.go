@@ -3,10 +3,12 @@ package admin
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/weftpush/weft/services/collect/archive"
@@ -15,6 +17,7 @@ import (
 	"github.com/weftpush/weft/shared/fabric"
 	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/problem"
+	"github.com/weftpush/weft/shared/rpc"
 	"github.com/weftpush/weft/shared/subject"
 )
 
@@ -30,6 +33,8 @@ const (
 	// how many of these questions are asked at the same time.
 	auditBoxes  = 10_000
 	auditAtOnce = 8
+	// ownerWithin is how long a partition's owner may take to say that the log has what it archived.
+	ownerWithin = time.Second
 	// auditNames is how many breaks a page names when nothing else is said, and auditNamesMost how many it may: the answer
 	// must fit a NATS message of 1 MiB.
 	auditNames     = 100
@@ -66,6 +71,7 @@ type auditing struct {
 	broken       map[admin.Place]bool // so that a message that two rules find is one
 	log          *auditLog
 	ended        bool // the partition is done
+	stalled      bool // the owner did not say that the log has what it archived
 }
 
 // audit compares the books of a partition, a page at a time. A page takes some 2 s at most, and its memory is bounded
@@ -225,6 +231,22 @@ func (a *auditing) balance(ctx context.Context, r archive.Row, b *audited) error
 		n.Pending++
 	}
 	return nil
+}
+
+// published says whether the log has been given all that was archived until now: the partition's owner works on one batch
+// after the other and ends each with the log, so an answer to a request that stood behind them tells it, though it is a
+// refusal. Without an answer, or while the owner says that something does not take its work, what is not in the log is under
+// way, for as long as that lasts; without an owner the next one publishes it.
+func (a *auditing) published(ctx context.Context) bool {
+	if a.stalled {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, ownerWithin)
+	defer cancel()
+	_, err := rpc.Send(ctx, a.NATS, &nats.Msg{Subject: subject.Collect(a.partition)})
+	refusal, told := errors.AsType[*problem.Problem](err)
+	a.stalled = !told || refusal.Retry
+	return !a.stalled
 }
 
 // inTime says whether a device acknowledged a message before it expired: later cursors pass over it.

@@ -332,7 +332,7 @@ func (l *auditLog) differs(to subject.Address, seq uint64, archived, inLog strin
 	})
 }
 
-// unmet looks up, by their subjects, the rows that were not met on the way.
+// unmet looks up, by their subjects, the rows that were not met on the way, and names those that the log should have.
 func (l *auditLog) unmet(ctx context.Context, rows []*compared) error {
 	wanted := make(map[subject.Address]map[uint64]bool)
 	var order []*compared
@@ -349,6 +349,8 @@ func (l *auditLog) unmet(ctx context.Context, rows []*compared) error {
 		wanted[r.To][r.Seq] = true
 		order = append(order, r)
 	}
+	// The owner is asked before the log is: what he has published by then is found.
+	named := len(order) > 0 && l.published(ctx)
 	misses, hits := 0, 0
 	found := make(map[subject.Address]map[uint64][]string)
 	for _, r := range order {
@@ -366,6 +368,9 @@ func (l *auditLog) unmet(ctx context.Context, rows []*compared) error {
 			l.page.Logged++
 		case len(there) > 0:
 			l.differs(r.To, r.Seq, r.ID, there[0])
+		case !named:
+			misses++
+			l.page.UnderWay++
 		default:
 			misses++
 			if err := l.notLogged(ctx, r.Message); err != nil {

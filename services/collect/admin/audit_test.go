@@ -13,6 +13,7 @@ import (
 	"github.com/weftpush/weft/shared/admin"
 	"github.com/weftpush/weft/shared/history"
 	"github.com/weftpush/weft/shared/message"
+	"github.com/weftpush/weft/shared/problem"
 	"github.com/weftpush/weft/shared/subject"
 )
 
@@ -123,6 +124,27 @@ func TestMessagesPurgedFromTheLogAreNamed(t *testing.T) {
 		if !strings.Contains(x.Message, said) || !strings.Contains(x.Message, "never reported as routed") {
 			t.Errorf("%s %d: %s", x.To, x.Seq, x.Message)
 		}
+	}
+}
+
+// What its owner may still be writing to the log is counted and no break: while he says that something refuses his work,
+// and while nobody owns the partition.
+func TestWhatIsUnderWayIsNoBreak(t *testing.T) {
+	b := newBooks(t)
+	all := notes(300, 10)
+	b.archived(all...)
+	b.logged("", all[:200]...)
+	through := b.owner.Swap(problem.New(problem.Unavailable, "publish to the log: no answer"))
+	if page := b.audited(); page.Broken != 0 || page.UnderWay != 100 || page.Balance.Pending != 300 {
+		t.Errorf("while the log takes nothing: %q, %+v", found(page), page)
+	}
+	b.owner.Store(through)
+	if page := b.audited(); page.Broken != 100 || page.UnderWay != 0 {
+		t.Errorf("when the owner is through: %d broken, %d under way", page.Broken, page.UnderWay)
+	}
+	must(t, b.owning.Unsubscribe())
+	if page := b.audited(); page.Broken != 0 || page.UnderWay != 100 {
+		t.Errorf("without an owner: %q, %+v", found(page), page)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 	"github.com/weftpush/weft/shared/history"
 	"github.com/weftpush/weft/shared/message"
 	"github.com/weftpush/weft/shared/problem"
+	"github.com/weftpush/weft/shared/rpc"
 	"github.com/weftpush/weft/shared/subject"
 )
 
@@ -32,6 +34,9 @@ type books struct {
 	file string // of the archive
 	js   jetstream.JetStream
 	rows int // of a page, where the test wants small ones
+	// owner is what the partition's owner says to a request that is none.
+	owner  atomic.Pointer[problem.Problem]
+	owning *nats.Subscription
 	*Desk
 }
 
@@ -49,6 +54,9 @@ func newBooks(t testing.TB) *books {
 		<-closed
 	})
 	b.js, err = jetstream.New(nc)
+	must(t, err)
+	b.owner.Store(problem.New(problem.BadRequest, "not a message")) // it is through with all that came before
+	b.owning, err = nc.Subscribe(subject.Collect(0), func(m *nats.Msg) { _ = m.RespondMsg(rpc.Refusal(b.owner.Load())) })
 	must(t, err)
 	a, err := sqlite.Open(t.Context(), b.file, archive.Facts{Partitions: 1})
 	must(t, err)
@@ -197,6 +205,7 @@ func (b *books) audited(change ...func(*admin.AuditRequest)) *admin.AuditPage {
 		sum.Broken += page.Broken
 		sum.Logged += page.Logged
 		sum.Incoming += page.Incoming
+		sum.UnderWay += page.UnderWay
 		sum.Addresses = max(sum.Addresses, page.Addresses)
 		s, p := &sum.Balance, page.Balance
 		s.Accepted, s.Delivered, s.Pending = s.Accepted+p.Accepted, s.Delivered+p.Delivered, s.Pending+p.Pending
