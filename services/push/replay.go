@@ -90,7 +90,9 @@ func (s *session) replay(l *lane, it item, run string) node.Fate {
 		}
 		return fullFor(l.passed.since)
 	}
-	l.passed = nil
+	if l.passed != nil && l.passed.run == run {
+		l.passed = nil
+	}
 	s.write(it.object)
 	return node.FateSent
 }
