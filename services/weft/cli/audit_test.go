@@ -16,6 +16,8 @@ import (
 type accounts struct {
 	breaks int // of a page
 	off    int // by how much a page does not add up
+	late   int // messages of a page that are under way
+	none   bool
 	asked  []admin.AuditRequest
 	before func(n int) error
 }
@@ -30,6 +32,9 @@ func (a *accounts) audit(q admin.AuditRequest) (any, error) {
 	page := admin.AuditPage{
 		Partitions: 3, Addresses: 10, Logged: 99, Incoming: 1, Broken: a.breaks,
 		Balance: admin.Balance{Accepted: 100 + a.off, Delivered: 40, Pending: 30, Expired: 10, Superseded: 8, Quarantined: 7, Deleted: 5},
+	}
+	if page.UnderWay = a.late; a.none {
+		page.Balance = admin.Balance{}
 	}
 	for n := range min(a.breaks, q.Most) {
 		page.Breaks = append(page.Breaks, admin.Break{
@@ -54,7 +59,7 @@ func TestAuditAddsUpAllPagesOfAllPartitions(t *testing.T) {
 	if got.code != ExitDone || len(a.asked) != 6 {
 		t.Fatalf("%d pages: %+v", len(a.asked), got)
 	}
-	has(t, got.out, "600 messages at 60 addresses, 594 of the log", "accepted", " 600\n", "delivered", " 240\n", "pending", " 180\n", "expired", " 60\n",
+	has(t, got.out, "600 messages, 594 of the log", "accepted", " 600\n", "delivered", " 240\n", "pending", " 180\n", "expired", " 60\n",
 		"superseded", " 48\n", "quarantined", " 42\n", "deleted", " 30\n", "6 messages wait to be archived", "The books balance.\n")
 	for i, q := range a.asked {
 		if q.Partition != i/2 || (q.After == "two") != (i%2 == 1) || q.Since != a.asked[0].Since || q.Until-q.Since != time.Hour.Milliseconds() {
@@ -83,6 +88,39 @@ func TestAuditNamesWhatBreaksTheBooks(t *testing.T) {
 	if err := json.Unmarshal([]byte(got.out), &b); err != nil || b.Broken != 12 || len(b.Breaks) != 12 || b.Balanced || got.code != ExitFailed {
 		t.Errorf("%v: %+v", err, got)
 	}
+}
+
+// What the log has not taken yet is no break and no balance either: the same window is to be audited again.
+func TestAuditOfWhatIsUnderWay(t *testing.T) {
+	a := &accounts{late: 2}
+	url := a.at(t)
+	got := operate(t, NewAudit(), "--nats", url, "--since", "2h")
+	if got.code != ExitPartly {
+		t.Errorf("%+v", got)
+	}
+	has(t, got.out, "12 messages under way", "The books balance but for these.\n")
+	first := a.asked[0]
+	if got = operate(t, NewAudit(), goesOn(t, got.err.Error(), "audit")...); got.code != ExitPartly || a.asked[6].Since != first.Since || a.asked[6].Until != first.Until {
+		t.Errorf("asked again with %+v after %+v", a.asked[6], first)
+	}
+	var b books
+	got = operate(t, NewAudit(), "--nats", url, "--output", "json")
+	if err := json.Unmarshal([]byte(got.out), &b); err != nil || b.UnderWay != 12 || b.Balanced || got.code != ExitPartly {
+		t.Errorf("%v: %+v", err, got)
+	}
+	a.breaks = 1
+	if got = operate(t, NewAudit(), "--nats", url); got.code != ExitFailed {
+		t.Errorf("with breaks: %+v", got)
+	}
+}
+
+func TestAuditOfNothingProvesNothing(t *testing.T) {
+	got := operate(t, NewAudit(), "--nats", (&accounts{none: true}).at(t))
+	if got.code != ExitDone {
+		t.Errorf("%+v", got)
+	}
+	has(t, got.out, "nothing to compare")
+	lacks(t, got.out, "The books balance")
 }
 
 func TestSumsThatDifferAreNoBalance(t *testing.T) {
