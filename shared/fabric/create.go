@@ -189,15 +189,27 @@ func Wait(ctx context.Context, js jetstream.JetStream) (Facts, error) {
 	}
 }
 
-// look returns the facts of a complete fabric, or what is missing.
-func look(ctx context.Context, js jetstream.JetStream) (Facts, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
+// Known returns the facts of a fabric, of which streams may be missing. It fails where there is none.
+func Known(ctx context.Context, js jetstream.JetStream) (Facts, error) {
 	bucket, err := js.Stream(ctx, "KV_"+OwnersBucket)
 	if err != nil {
 		return Facts{}, fmt.Errorf("look up the bucket %s: %w", OwnersBucket, err)
 	}
 	f := factsOf(bucket.CachedInfo().Config.Metadata)
+	if f.Partitions == 0 {
+		return Facts{}, fmt.Errorf("the bucket %s says nothing about partitions", OwnersBucket)
+	}
+	return f, nil
+}
+
+// look returns the facts of a complete fabric, or what is missing.
+func look(ctx context.Context, js jetstream.JetStream) (Facts, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	f, err := Known(ctx, js)
+	if err != nil {
+		return Facts{}, err
+	}
 	there := map[string]bool{}
 	names := js.StreamNames(ctx)
 	for name := range names.Name() {
@@ -210,9 +222,6 @@ func look(ctx context.Context, js jetstream.JetStream) (Facts, error) {
 		if !there[s.Config.Name] {
 			return Facts{}, fmt.Errorf("the stream %s is missing", s.Config.Name)
 		}
-	}
-	if f.Partitions == 0 {
-		return Facts{}, fmt.Errorf("the bucket %s says nothing about partitions", OwnersBucket)
 	}
 	return f, nil
 }

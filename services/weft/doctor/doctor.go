@@ -72,6 +72,8 @@ type exam struct {
 	collect  int // living, as their heartbeats say; 0 if that can't be seen
 	nodes    []admin.NodeAnswer
 	asked    time.Time // when checks and nodes were
+	heard    time.Time // when the last of them had answered
+	clocks   []clock
 	findings []Finding
 }
 
@@ -93,7 +95,7 @@ func Examine(ctx context.Context, nc *nats.Conn, o Options) ([]Finding, error) {
 	e.collects()
 	e.pushNodes()
 	e.auth(ctx)
-	e.clocks()
+	e.compareClocks()
 	return e.findings, ctx.Err()
 }
 
@@ -133,8 +135,8 @@ func (e *exam) gather(ctx context.Context) bool {
 	waiting, cancel := context.WithTimeout(ctx, step)
 	defer cancel()
 	var err error
-	if e.facts, err = fabric.Wait(waiting, e.js); err != nil {
-		e.note("streams", Failure, "start a collect: it makes them", "there is no whole fabric here: %v", err)
+	if e.facts, err = fabric.Known(waiting, e.js); err != nil {
+		e.note("streams", Failure, "start a collect, or one of those that run again: it makes the fabric at its start", "there is no fabric here: %v", err)
 		return false
 	}
 	e.asked = time.Now()
@@ -154,5 +156,6 @@ func (e *exam) gather(ctx context.Context) bool {
 		e.note("nodes", Failure, "", "the push nodes can't be asked: %v", err)
 		return false
 	}
+	e.heard = time.Now()
 	return true
 }

@@ -209,12 +209,36 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 	if err := js.DeleteConsumer(within(t), fabric.AckStream, fabric.AckConsumer); err != nil {
 		t.Fatal(err)
 	}
+	if err := js.DeleteStream(within(t), fabric.EventStream); err != nil {
+		t.Fatal(err)
+	}
+	in, err := js.Stream(within(t), fabric.InStream(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	limited := in.CachedInfo().Config
+	limited.Discard = jetstream.DiscardOld
+	if _, err := js.UpdateStream(within(t), limited); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.PauseConsumer(within(t), fabric.CollectConsumer, time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	vanishing := fabric.Consumer(fabric.DispatchConsumer, "")
+	vanishing.MaxDeliver = 5
+	if _, err := stream.UpdateConsumer(within(t), vanishing); err != nil {
+		t.Fatal(err)
+	}
 	findings := examine(t, nc, doctor.Options{Durability: doctor.Power})
 	for _, want := range []struct {
 		area  string
 		level doctor.Level
 		words []string
 	}{
+		{"streams", doctor.Failure, []string{fabric.EventStream, "missing"}},
+		{"streams", doctor.Failure, []string{fabric.InStream(2), "discards"}},
+		{"consumers", doctor.Failure, []string{fabric.InStream(2), "paused"}},
+		{"consumers", doctor.Failure, []string{fabric.MsgStream(1), "delivers 5 times"}},
 		{"streams", doctor.Failure, []string{fabric.MsgStream(1), "1h0m0s"}},
 		{"consumers", doctor.Failure, []string{fabric.AckConsumer, fabric.AckStream}},
 		{"durability", doctor.Unknown, []string{"power"}},
@@ -236,7 +260,7 @@ func TestAnotherMappingIsNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if findings := examine(t, nc, doctor.Options{}); !found(findings, "streams", doctor.Failure, "no whole fabric") {
+	if findings := examine(t, nc, doctor.Options{}); !found(findings, "streams", doctor.Failure, "no fabric") {
 		t.Errorf("that there is no fabric is not found: %+v", findings)
 	}
 	if err := fabric.Create(within(t), js, fabric.Facts{Epoch: "e", Partitions: 4}, fabric.Options{MaxPayload: nc.MaxPayload()}); err != nil {

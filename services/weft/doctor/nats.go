@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/weftpush/weft/shared/fabric"
 	"github.com/weftpush/weft/shared/partition"
@@ -27,6 +28,8 @@ const (
 	doctors = "weft-doctor"
 	// waiting is how many messages may wait for a stage before that is worth a word.
 	waiting = 10_000
+	// atOnce is how many streams are asked for at once.
+	atOnce = 16
 )
 
 // mapping sends some subjects through the server's mapping and compares the partition with the one that services compute.
@@ -73,6 +76,14 @@ func (e *exam) mapped(ctx context.Context, to subject.Address) (string, error) {
 	return seen.Subject, nil
 }
 
+// asked is a stream as it should be and as it is.
+type asked struct {
+	want        fabric.Stream
+	is          jetstream.Stream
+	err         error
+	from, until time.Time // when it was asked for, and when it answered
+}
+
 // streams compares each stream and consumer with its definition.
 func (e *exam) streams(ctx context.Context) {
 	replicas := 1
@@ -80,25 +91,47 @@ func (e *exam) streams(ctx context.Context) {
 		replicas = max(replicas, c.Replicas)
 	}
 	well, consumers, before := 0, 0, len(e.findings)
-	for _, s := range fabric.Streams(e.facts, fabric.Options{Replicas: replicas, MaxPayload: e.nc.MaxPayload()}) {
-		asking, cancel := context.WithTimeout(ctx, step)
-		stream, err := e.js.Stream(asking, s.Config.Name)
-		if err != nil {
-			e.note("streams", Failure, "start a collect: it makes what is missing", "%s: %v", s.Config.Name, err)
-		} else if e.stream(s, stream.CachedInfo()) {
+	for _, s := range e.lookUp(ctx, fabric.Streams(e.facts, fabric.Options{Replicas: replicas, MaxPayload: e.nc.MaxPayload()})) {
+		switch name := s.want.Config.Name; {
+		case errors.Is(s.err, jetstream.ErrStreamNotFound):
+			e.note("streams", Failure, "start a collect, or one of those that run again: it makes what is missing at its start", "the stream %s is missing", name)
+			continue
+		case s.err != nil:
+			e.note("streams", Failure, "look whether all NATS servers run: without a majority of its replicas a stream stands still", "the stream %s does not answer: %v", name, s.err)
+			continue
+		case e.stream(s.want, s.is.CachedInfo()):
 			well++
 		}
-		for _, c := range s.Consumers {
-			if err == nil && e.consumer(asking, stream, c.Durable) {
+		e.showedStream(s.is.CachedInfo(), s.from, s.until)
+		for _, c := range s.want.Consumers {
+			if e.consumer(ctx, s.is, c) {
 				consumers++
 			}
 		}
-		cancel()
 	}
 	if len(e.findings) == before {
 		e.ok("streams", "%d streams are as they should be, with %s each", well, counted(replicas, "replica"))
 		e.ok("consumers", "%d consumers are there and keep up", consumers)
 	}
+}
+
+// lookUp asks for streams, some at once: those that do not answer take their time.
+func (e *exam) lookUp(ctx context.Context, wanted []fabric.Stream) []asked {
+	answers := make([]asked, len(wanted))
+	var group errgroup.Group
+	group.SetLimit(atOnce)
+	for i, want := range wanted {
+		group.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, step)
+			defer cancel()
+			from := time.Now()
+			is, err := e.js.Stream(ctx, want.Config.Name)
+			answers[i] = asked{want: want, is: is, err: err, from: from, until: time.Now()}
+			return nil
+		})
+	}
+	_ = group.Wait() // none fails
+	return answers
 }
 
 // stream compares one, and says whether it is as it should be.
@@ -112,6 +145,8 @@ func (e *exam) stream(want fabric.Stream, info *jetstream.StreamInfo) bool {
 		{slices.Equal(got.Subjects, c.Subjects), fmt.Sprintf("subjects %v instead of %v", got.Subjects, c.Subjects)},
 		{got.Retention == c.Retention, fmt.Sprintf("retention %s instead of %s", got.Retention, c.Retention)},
 		{got.Storage == c.Storage, "not on file"},
+		{got.Discard == c.Discard, fmt.Sprintf("discards the %s at its limits", got.Discard)},
+		{!got.NoAck, "answers no publisher"},
 		{got.Replicas == c.Replicas, fmt.Sprintf("%d replicas instead of %d", got.Replicas, c.Replicas)},
 		{got.MaxAge == c.MaxAge, fmt.Sprintf("keeps %s instead of %s", got.MaxAge, c.MaxAge)},
 		{got.Duplicates == c.Duplicates, fmt.Sprintf("a duplicate window of %s instead of %s", got.Duplicates, c.Duplicates)},
@@ -137,15 +172,30 @@ func (e *exam) stream(want fabric.Stream, info *jetstream.StreamInfo) bool {
 	return len(wrong) == 0
 }
 
-// consumer looks at one, and says whether it keeps up.
-func (e *exam) consumer(ctx context.Context, stream jetstream.Stream, name string) bool {
-	of := stream.CachedInfo().Config.Name
+// consumer looks at one, and says whether it is as it should be and keeps up.
+func (e *exam) consumer(ctx context.Context, stream jetstream.Stream, want jetstream.ConsumerConfig) bool {
+	ctx, cancel := context.WithTimeout(ctx, step)
+	defer cancel()
+	name, of := want.Durable, stream.CachedInfo().Config.Name
 	consumer, err := stream.Consumer(ctx, name)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		e.note("consumers", Failure, "start a collect, or one of those that run again: it makes what is missing at its start", "%s has no consumer %s: nobody reads it", of, name)
+		return false
+	}
 	if err != nil {
-		e.note("consumers", Failure, "start a collect: it makes what is missing", "%s of %s: %v", name, of, err)
+		e.note("consumers", Failure, "look whether all NATS servers run", "the consumer %s of %s does not answer: %v", name, of, err)
 		return false
 	}
 	info := consumer.CachedInfo()
+	if info.Paused {
+		e.note("consumers", Failure, fmt.Sprintf("nats consumer resume %s %s", of, name), "somebody has paused the consumer %s of %s: nobody reads it", name, of)
+		return false
+	}
+	if got := info.Config; got.MaxDeliver != want.MaxDeliver || got.FilterSubject != want.FilterSubject || got.AckPolicy != want.AckPolicy {
+		e.note("consumers", Failure, "restart a collect: it mends its consumers", "the consumer %s of %s delivers %d times, acknowledged %s, of %q; the services need %d, %s, %q",
+			name, of, got.MaxDeliver, got.AckPolicy, got.FilterSubject, want.MaxDeliver, want.AckPolicy, want.FilterSubject)
+		return false
+	}
 	if n := info.NumPending; n > waiting {
 		e.note("consumers", Warning, "look whether those who read it run and what their logs say; if they do, add some", "%d messages of %s wait for its consumer %s", n, of, name)
 		return false

@@ -4,16 +4,12 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/weftpush/weft/shared/admin"
 	"github.com/weftpush/weft/shared/problem"
 	"github.com/weftpush/weft/shared/rpc"
 	"github.com/weftpush/weft/shared/subject"
 )
-
-// apart is how far clocks may be from each other: TTLs, retention and the ages of receipts go by them.
-const apart = 2 * time.Second
 
 // collects looks at what collects say of the archive and of Redis, and whether they agree.
 func (e *exam) collects() {
@@ -85,31 +81,6 @@ func (e *exam) auth(ctx context.Context) {
 	default:
 		e.ok("auth", "auth answers, and refuses a token that nobody gave out")
 	}
-}
-
-// clocks compares those of collects, push nodes, Redis and archive with this machine's.
-func (e *exam) clocks() {
-	now := time.Now().UnixMilli()
-	worst, whose := int64(0), ""
-	compare := func(name string, clock int64) {
-		if off := max(clock-now, now-clock); clock > 0 && off > worst {
-			worst, whose = off, name
-		}
-	}
-	for _, c := range e.checks {
-		compare("collect at "+c.Host, c.Now)
-		compare(c.Archive.Kind, c.Archive.Clock)
-		compare(c.Redis.Kind, c.Redis.Clock)
-	}
-	for _, n := range e.nodes {
-		compare("push node at "+n.Host, n.Now)
-	}
-	// What was gathered waited for up to one quiet each.
-	if d := time.Duration(worst) * time.Millisecond; d > apart+time.Since(e.asked) {
-		e.note("clocks", Warning, "let all machines ask the same time servers (chrony, systemd-timesyncd)", "the clock of %s is %s away from this machine's", whose, d)
-		return
-	}
-	e.ok("clocks", "all clocks are within %s of this machine's", apart)
 }
 
 // short is the beginning of an id.
