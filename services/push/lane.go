@@ -53,15 +53,15 @@ type lane struct {
 	session *session
 	to      subject.Address
 
-	next    uint64  // first sequence that was not sent; 0 until the session is open
-	acked   uint64  // the cursor: everything up to here was handled
-	head    uint64  // highest sequence known to exist
-	sent    []sent  // sent and not acknowledged, in order
-	ahead   []item  // items that wait for a hole to be filled or for room, without holes among themselves
-	held    int     // bytes of ahead
-	filling bool    // it is in the fill queue or with a worker
-	faulted bool    // the last fill failed: the ticker tries again
-	passed  *passed // where a replay had no room; nil for most
+	next    uint64      // first sequence that was not sent; 0 until the session is open
+	acked   uint64      // the cursor: everything up to here was handled
+	head    uint64      // highest sequence known to exist
+	sent    []sent      // sent and not acknowledged, in order
+	ahead   []item      // items that wait for a hole to be filled or for room, without holes among themselves
+	held    int         // bytes of ahead
+	filling bool        // it is in the fill queue or with a worker
+	faulted bool        // the last fill failed: the ticker tries again
+	again   *repetition // nil until a replay comes
 }
 
 // sent is one item that awaits its acknowledgement.

@@ -37,12 +37,14 @@ func (n *Service) takeReplay(frame *nats.Msg) {
 // sooner.
 const roomWithin = time.Second
 
-// passed is the message at which a session had no room for a replay; nothing behind it is sent before it. A client may
-// acknowledge as it handles, and would acknowledge what it was not sent again.
-type passed struct {
-	run   string
-	seq   uint64
-	since time.Time
+// repetition is what a lane knows of the replay that came to it last.
+type repetition struct {
+	run  string
+	from uint64 // what had not been sent when it came: it is sent once, as ever, and not again
+	// passed is where there was no room; nothing behind it is sent again before it. A client may acknowledge as it handles, and
+	// would acknowledge what it was not sent again.
+	passed uint64
+	since  time.Time // when there was no room for it first
 }
 
 // replay gives an item to every session of its address once more and returns the best of what became of it. What this node
@@ -69,31 +71,33 @@ func (h *hub) replay(to subject.Address, it item, run string) node.Fate {
 func (s *session) replay(l *lane, it item, run string) node.Fate {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.end != nil || l.next == 0 || it.to <= l.acked:
+	if s.end != nil || l.next == 0 || it.to <= l.acked {
 		return node.FateAway
-	case it.to >= l.next: // it was not sent before: its turn comes as ever
-		l.take(it)
-		s.shed()
-		s.fill(l)
-		if it.to < l.next {
-			return node.FateSent
+	}
+	if l.again == nil || l.again.run != run {
+		l.again = &repetition{run: run, from: l.next}
+	}
+	switch r := l.again; {
+	case it.to >= r.from:
+		if it.to >= l.next {
+			l.take(it)
+			s.shed()
+			s.fill(l)
 		}
-		return fullFor(s.fullSince)
-	}
-	if p := l.passed; p != nil && p.run == run && l.acked < p.seq && p.seq < it.to {
-		return fullFor(p.since)
-	}
-	if s.queued+s.held > 0 && !s.room(len(it.object)) {
-		if p := l.passed; p == nil || p.run != run || p.seq != it.to {
-			l.passed = &passed{run: run, seq: it.to, since: time.Now()}
+		if it.to >= l.next {
+			return fullFor(s.fullSince)
 		}
-		return fullFor(l.passed.since)
+	case l.acked < r.passed && r.passed < it.to:
+		return fullFor(r.since)
+	case s.queued+s.held > 0 && !s.room(len(it.object)):
+		if r.passed != it.to {
+			r.passed, r.since = it.to, time.Now()
+		}
+		return fullFor(r.since)
+	default:
+		r.passed = 0
+		s.write(it.object)
 	}
-	if l.passed != nil && l.passed.run == run {
-		l.passed = nil
-	}
-	s.write(it.object)
 	return node.FateSent
 }
 

@@ -134,8 +134,7 @@ func TestAReplayOfWhatWasNotSent(t *testing.T) {
 	d.wants("", 1, 1)
 	wantFates(t, w.replay(n, alice, 3), node.FateFull) // 2 comes from the archive before it
 	d.wants("", 2, 3)
-	wantFates(t, w.replay(n, alice, 3), node.FateSent)
-	d.wants("", 3, 3)
+	wantFates(t, w.replay(n, alice, 3), node.FateSent) // it has come since the replay asked
 	bob := subject.UserAddress("default", "bob")
 	w.archive.add(bob, "1", 0)
 	wantFates(t, w.replay(n, bob, 1), node.FateAway)
@@ -298,7 +297,9 @@ func TestAReplayDoesNotWaitForAWindowThatStaysFull(t *testing.T) {
 		must(t, s.ack("", 1))
 		b.fill()
 		b.settle()
+		// What came as ever after the replay had asked for it is not sent twice; another replay does send it again.
 		wantFates(t, []node.Fate{b.again("r", 2), b.again("r", 3), b.again("r", 4)}, node.FateSent, node.FateSent, node.FateFull)
+		wantFates(t, []node.Fate{b.again("t", 3)}, node.FateSent)
 		b.settle()
 		if got := seqs(p.take(), ""); !slices.Equal(got, []uint64{1, 2, 1, 2, 1, 2, 3, 2, 3}) {
 			t.Errorf("%v came", got)
@@ -325,12 +326,10 @@ func TestAReplayLeavesNothingOutInBetween(t *testing.T) {
 		close(p.stuck)
 		b.settle()
 		wantFates(t, []node.Fate{b.again("s", 2), b.again("s", 3)}, node.FateAway, node.FateAway)
-		wantFates(t, []node.Fate{b.again("t", 3)}, node.FateSent) // another replay begins where it likes
-		b.settle()
-		wantFates(t, []node.Fate{b.again("s", 2)}, node.FateAway)
 		wantFates(t, []node.Fate{b.again("s", 1), b.again("s", 2)}, node.FateSent, node.FateSent)
 		b.settle()
-		if got := seqs(p.take(), ""); !slices.Equal(got, []uint64{1, 2, 3, 3, 1, 2}) {
+		b.settle()
+		if got := seqs(p.take(), ""); !slices.Equal(got, []uint64{1, 2, 3, 1, 2}) {
 			t.Errorf("%v came", got)
 		}
 	})
