@@ -228,7 +228,7 @@ func (b *books) page(q admin.AuditRequest) *admin.AuditPage {
 	if b.rows > 0 {
 		a.rows, a.chunk = b.rows, b.rows/2+1
 	}
-	ctx, cancel := context.WithTimeout(b.t.Context(), answerWithin)
+	ctx, cancel := context.WithTimeout(b.t.Context(), patience)
 	defer cancel()
 	page, err := a.run(ctx, q)
 	must(b.t, err)

@@ -30,7 +30,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds every wait of these tests; nothing takes that long unless it is broken.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // partitions of the tests' fabrics.
 const partitions = 2

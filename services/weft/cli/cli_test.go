@@ -75,7 +75,7 @@ func run(t *testing.T, c *cobra.Command, stdin string, args ...string) (stdout s
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var out bytes.Buffer
-	c.SetArgs(args)
+	c.SetArgs(append([]string{}, args...)) // nil would stand for this test program's own
 	c.SetIn(strings.NewReader(stdin))
 	c.SetOut(&out)
 	c.SetErr(io.Discard)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -53,6 +54,9 @@ func TestPausesGrowWhileAProcessDiesYoung(t *testing.T) {
 
 // A process that is paused is stopped as quickly as any other, and a signal to one that has ended is ErrDown.
 func TestStopEndsAPausedProcess(t *testing.T) {
+	obeyed := make(chan os.Signal, 1) // whoever runs the tests in the background ignores it, and what they start would, too
+	signal.Notify(obeyed, os.Interrupt)
+	defer signal.Stop(obeyed)
 	f := fabricOf(t, Options{}, "sleep", "3600")
 	if err := f.Signal("it", syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
