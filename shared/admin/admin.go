@@ -31,10 +31,13 @@ const (
 	Check            = "check"             // {} → CheckAnswer, from every collect
 )
 
-// HeaderAsker is a header of requests for a change: a subject on which whoever asks answers for as long as he waits. A
-// collect that comes to the request late, because it was paused say, asks there before it begins, and does nothing that
-// nobody waits for. Without it the change is made whenever the request is read.
-const HeaderAsker = "Weft-Asker"
+// HeaderWaits is a header of requests for a change: whoever asks answers on Waits for as long as he waits. A collect asks
+// there before it begins, and does nothing that nobody waits for: a request may have lain in a process that was stopped.
+// Without the header the change is made whenever the request is read.
+const HeaderWaits = "Weft-Waits"
+
+// Waits is where whoever waits for an answer on a subject says so.
+func Waits(reply string) string { return reply + ".waits" }
 
 // Filter chooses messages. Empty members choose all.
 type Filter struct {
@@ -128,6 +131,7 @@ type ReplayRequest struct {
 type ReplayPosition struct {
 	End       int64  `json:"end,omitempty"`       // when it began, by the clock of a collect: what is archived later is left alone
 	From      int64  `json:"from,omitempty"`      // nothing that the log's part needs was archived before
+	Holed     string `json:"holed,omitempty"`     // partitions whose log has lost messages in between: they are read from the archive alone
 	Archived  bool   `json:"archived,omitempty"`  // the archive's part is done
 	Place     Place  `json:"place,omitzero"`      // in the archive's part
 	Mark      string `json:"mark,omitempty"`      // in the archive's part of a forced one

@@ -3,7 +3,11 @@ package admin
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -68,6 +72,9 @@ func (d *Desk) replay(ctx context.Context, q admin.ReplayRequest) (*admin.Replay
 	}
 	if r.page.Position.End == 0 {
 		r.page.Position.End = r.began.UnixMilli()
+		if r.page.Position.Holed, err = r.holed(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if err := r.record(ctx); err != nil { // before anything is done: nothing is that nobody can find out about
 		return nil, err
@@ -140,7 +147,7 @@ func (r *run) work(ctx context.Context) error {
 			r.page.ToRead = r.estimate(ctx)
 			return nil
 		}
-		if r.single && at.Partition != subject.Partition(r.to, partitions) {
+		if r.single && at.Partition != subject.Partition(r.to, partitions) || r.isHoled(at.Partition) {
 			at.Partition, at.Sequence = at.Partition+1, 0
 			continue
 		}
@@ -173,6 +180,9 @@ func (r *run) border(ctx context.Context, p int) (int64, error) {
 	if at, known := r.borders[p]; known {
 		return at, nil
 	}
+	if r.isHoled(p) {
+		return r.page.Position.End + 1, nil
+	}
 	stream, err := r.JS.Stream(ctx, fabric.MsgStream(p))
 	if err != nil {
 		return 0, fmt.Errorf("look up the log: %w", err)
@@ -185,13 +195,46 @@ func (r *run) border(ctx context.Context, p int) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if first != nil {
+	switch {
+	case first != nil && stream.CachedInfo().State.FirstSeq > 1: // what has gone may be of the same millisecond
+		border = max(border, first.Archived+1)
+	case first != nil:
 		border = max(border, first.Archived)
-	} else { // an empty log: everything is in the archive alone
+	default: // an empty log: everything is in the archive alone
 		border = r.page.Position.End + 1
 	}
 	r.borders[p] = border
 	return border, nil
+}
+
+// holed are the partitions whose logs do not have all that lies between their first and last sequence, since somebody has
+// purged a user, say: what is pending there is read from the archive alone. They are found when a replay begins, for all its
+// pages.
+func (r *run) holed(ctx context.Context) (string, error) {
+	partitions := r.Archive.Facts().Partitions
+	holes, errs := make([]bool, partitions), make([]error, partitions)
+	eachOf(partitions, ordersAtOnce, func(p int) {
+		if r.single && p != subject.Partition(r.to, partitions) {
+			return
+		}
+		stream, err := r.JS.Stream(ctx, fabric.MsgStream(p))
+		if err != nil {
+			errs[p] = fmt.Errorf("look up the log: %w", err)
+			return
+		}
+		holes[p] = stream.CachedInfo().State.NumDeleted > 0
+	})
+	var list []string
+	for p, holed := range holes {
+		if holed {
+			list = append(list, strconv.Itoa(p))
+		}
+	}
+	return strings.Join(list, ","), errors.Join(errs...)
+}
+
+func (r *run) isHoled(p int) bool {
+	return slices.Contains(strings.Split(r.page.Position.Holed, ","), strconv.Itoa(p))
 }
 
 // oldest is the first message that is left in a log; nil when there is none.

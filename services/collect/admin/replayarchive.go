@@ -52,7 +52,7 @@ func (r *run) archivedPending(ctx context.Context) error {
 	if len(rows) == scanMost {
 		return nil
 	}
-	*at = admin.ReplayPosition{End: at.End, From: at.From, Archived: true}
+	*at = admin.ReplayPosition{End: at.End, Holed: at.Holed, From: at.From, Archived: true}
 	if at.From == 0 { // nothing is pending in any log
 		at.Partition = r.Archive.Facts().Partitions
 	}
@@ -141,7 +141,7 @@ func (r *run) archivedScan(ctx context.Context) error {
 // toLog ends the archive's part of a forced replay.
 func (r *run) toLog() {
 	at := &r.page.Position
-	*at = admin.ReplayPosition{End: at.End, From: r.q.Since, Archived: true}
+	*at = admin.ReplayPosition{End: at.End, Holed: at.Holed, From: r.q.Since, Archived: true}
 }
 
 // doRows does with rows what is to be done, with the payloads that the archive has.

@@ -250,7 +250,7 @@ func (r *run) estimate(ctx context.Context) int {
 	partitions := r.Archive.Facts().Partitions
 	left := make([]int, partitions)
 	eachOf(partitions, ordersAtOnce, func(p int) {
-		if p < at.Partition && at.Archived || r.single && p != subject.Partition(r.to, partitions) {
+		if p < at.Partition && at.Archived || r.single && p != subject.Partition(r.to, partitions) || r.isHoled(p) {
 			return
 		}
 		var options []jetstream.StreamInfoOpt
