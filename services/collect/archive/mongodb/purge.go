@@ -17,8 +17,9 @@ import (
 	"github.com/weftpush/weft/shared/subject"
 )
 
-// purgeChunk is the most documents of one write. It is short work for the server; FerretDB v1, a test peer, hangs
-// above 100.
+// purgeChunk is the most documents of one write. It is short work for the server. FerretDB v1, a test peer, has 100
+// connections to its own database, and each update of a command holds one until the command ends: it hangs when all
+// commands at once have more updates than that. No MongoDB does.
 const purgeChunk = 100
 
 // Purge applies the retention, also to the ledger, then empties what expired, in writes of a few documents each, so a purge that was

@@ -17,7 +17,7 @@ const (
 	// ledgerVersion is what the facts of a database say once its mailboxes are listed and the ledger's indexes are built.
 	ledgerVersion = 1
 
-	upgradeChunk = 100             // addresses listed at once
+	upgradeChunk = 25              // addresses listed at once; three processes that do it stay below purgeChunk
 	upgradePause = 5 * time.Second // before another try
 	// rolling is how long after the upgrade processes of the version before may still archive: what they do, no mailbox
 	// says. Whoever opens the database in that time reads what was archived since.

@@ -2,7 +2,6 @@ package mongodb_test
 
 import (
 	"fmt"
-	"os"
 	"sync"
 	"testing"
 	"time"
@@ -67,7 +66,7 @@ func TestADatabaseOfBeforeTheLedger(t *testing.T) {
 	d.before(bob, 2, map[string]int64{"phone": 2})
 	d.before(carol, 2, nil)
 	d.before(news, 3, nil)
-	const more = 130 // than one chunk
+	const more = 60 // than one chunk
 	for i := range more {
 		d.before(subject.UserAddress("default", fmt.Sprint("user-", i)), 1, map[string]int64{"phone": 1})
 	}
@@ -78,11 +77,7 @@ func TestADatabaseOfBeforeTheLedger(t *testing.T) {
 
 	const pending = "user:alice/4=old-4 user:carol/1=old-1 user:carol/2=old-2"
 	var group sync.WaitGroup
-	processes := 3 // that upgrade it at once
-	if os.Getenv("WEFT_TEST_MONGODB_URI") == "" {
-		processes = 1 // FerretDB v1 hangs when several upsert many documents at once
-	}
-	for range processes {
+	for range 3 { // processes that upgrade it at once
 		a := d.opened()
 		group.Go(func() {
 			if a.Facts().Epoch != "of before" {
