@@ -22,7 +22,7 @@ const (
 	selectNewest  = `SELECT coalesce(max(archived), 0) FROM messages WHERE partition = ?`
 	selectByID    = `SELECT ` + columns + ` FROM messages WHERE mailbox = ? AND id = ?`
 	insertMessage = `INSERT INTO messages (mailbox, partition, hash, why, ` + stored + `)
-		VALUES (?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (mailbox, id) DO NOTHING`
+		VALUES (?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id, mailbox) DO NOTHING`
 )
 
 // box is a mailbox in the course of one transaction.

@@ -20,12 +20,13 @@ const (
 	insertCursor = `INSERT INTO cursors (tenant, user, address, device, seq, start, at, known) VALUES (?, ?, ?, ?, ?, ?, ?,
 		CASE WHEN ? AND NOT EXISTS (SELECT 1 FROM cursors WHERE tenant = ? AND user = ? AND address = ?) THEN 0 ELSE ? END)
 		ON CONFLICT DO NOTHING`
-	insertStep = `INSERT INTO steps (mailbox, seq, device, node, at)
-		SELECT key, ?, ?, ?, ? FROM mailboxes WHERE address = ? ON CONFLICT DO NOTHING`
+	// An acknowledgement is noted at the message that it names, which is the highest up to there.
+	stepAt = `INSERT INTO steps (message, device, node, at) SELECT m.key, ?, ?, ? FROM mailboxes b CROSS JOIN messages m ON m.mailbox = b.key
+		WHERE b.address = ? AND m.seq <= ?`
+	lastStep   = ` ORDER BY m.seq DESC LIMIT 1 ON CONFLICT DO NOTHING`
+	insertStep = stepAt + lastStep
 	// An acknowledgement of less than is known by now still tells when the device came so far.
-	insertLateStep = `INSERT INTO steps (mailbox, seq, device, node, at) SELECT key, ?, ?, ?, ? FROM mailboxes b
-		WHERE b.address = ? AND EXISTS (SELECT 1 FROM cursors WHERE tenant = ? AND user = ? AND address = ? AND device = ? AND start < ?)
-		ON CONFLICT DO NOTHING`
+	insertLateStep = stepAt + ` AND EXISTS (SELECT 1 FROM cursors WHERE tenant = ? AND user = ? AND address = ? AND device = ? AND start < ?)` + lastStep
 )
 
 // Open returns the position of a device in each address; only the first time in a mailbox it writes.
@@ -151,11 +152,11 @@ func advance(ctx context.Context, tx prepared, c history.Cursor, now int64) erro
 		return nil
 	}
 	if raised == 0 {
-		_, err := tx[insertLateStep].ExecContext(ctx, seq, c.Device, c.Node, c.At, c.Address,
+		_, err := tx[insertLateStep].ExecContext(ctx, c.Device, c.Node, c.At, c.Address, seq,
 			c.Tenant, c.User, c.Address, c.Device, seq)
 		return err
 	}
-	if _, err := tx[insertStep].ExecContext(ctx, seq, c.Device, c.Node, c.At, c.Address); err != nil {
+	if _, err := tx[insertStep].ExecContext(ctx, c.Device, c.Node, c.At, c.Address, seq); err != nil {
 		return err
 	}
 	return handle(ctx, tx, c)

@@ -35,11 +35,11 @@ const (
 	selectScan = `SELECT ` + bare + `, address, m.key FROM messages m CROSS JOIN mailboxes b ON b.key = m.mailbox
 		WHERE partition = ? AND (archived, m.key) > (?, ?) AND archived < ? ORDER BY archived, m.key LIMIT ?`
 
-	selectRouted = `SELECT since, upto, r.at, nodes FROM mailboxes b CROSS JOIN routed r ON r.mailbox = b.key
-		WHERE address = ? AND upto >= ? ORDER BY upto LIMIT 1`
-	selectAcking = `SELECT device, start FROM cursors WHERE tenant = ? AND user = ? AND address = ? AND seq >= ? ORDER BY device`
-	selectStep   = `SELECT s.seq, node, s.at FROM mailboxes b CROSS JOIN steps s ON s.mailbox = b.key
-		WHERE address = ? AND s.seq >= ? AND device = ? ORDER BY s.seq LIMIT 1`
+	selectRouted = `SELECT since, m.seq, r.at, nodes FROM mailboxes b CROSS JOIN messages m ON m.mailbox = b.key
+		CROSS JOIN routed r ON r.message = m.key WHERE address = ? AND m.seq >= ? AND m.seq <= routed ORDER BY m.seq LIMIT 1`
+	selectAcking = `SELECT device, start, seq FROM cursors WHERE tenant = ? AND user = ? AND address = ? AND seq >= ? ORDER BY device`
+	selectStep   = `SELECT m.seq, node, s.at FROM mailboxes b CROSS JOIN messages m ON m.mailbox = b.key
+		CROSS JOIN steps s ON s.message = m.key AND device = ? WHERE address = ? AND m.seq >= ? AND m.seq <= ? ORDER BY m.seq LIMIT 1`
 	selectStates = `SELECT r.seq, r.device, r.state, r.at FROM mailboxes b CROSS JOIN receipts r ON r.mailbox = b.key
 		WHERE address = ? AND r.seq >= ? AND r.seq <= ? ORDER BY r.seq, r.device`
 )
@@ -108,7 +108,7 @@ func (a *Archive) Devices(ctx context.Context, tenant, user string) (devices []a
 	return devices, rows.Err()
 }
 
-// Find returns users' messages first, each kind in the order of archiving.
+// Find returns users' messages first, each kind in the order in which the mailboxes were made.
 func (a *Archive) Find(ctx context.Context, tenant, id string, limit int) (found, copies []archive.Row, err error) {
 	from := subject.Encode(tenant) + "."
 	before := subject.Encode(tenant) + "/" // what comes after the dot
@@ -127,7 +127,7 @@ func (a *Archive) Find(ctx context.Context, tenant, id string, limit int) (found
 	return found, copies, nil
 }
 
-// Steps looks once for each device that has come so far.
+// Steps looks for each device that has come so far, message by message up to its next acknowledgement.
 func (a *Archive) Steps(ctx context.Context, to subject.Address, seq uint64) (steps archive.Steps, err error) {
 	if steps.Routed, err = a.routed(ctx, to, seq); err != nil {
 		return steps, fmt.Errorf("sqlite: routing of %s: %w", to, err)
@@ -164,7 +164,7 @@ func (a *Archive) acked(ctx context.Context, to subject.Address, seq uint64) ([]
 	for _, p := range places {
 		acked := archive.Acked{Device: p.device}
 		var step uint64
-		err := a.read[selectStep].QueryRowContext(ctx, to.Tokens(), mailbox.Number(seq), p.device).Scan(&step, &acked.Node, &acked.At)
+		err := a.read[selectStep].QueryRowContext(ctx, p.device, to.Tokens(), mailbox.Number(seq), p.seq).Scan(&step, &acked.Node, &acked.At)
 		if errors.Is(err, sql.ErrNoRows) {
 			continue // it came so far before the ledger, or without acknowledging
 		}
@@ -178,10 +178,11 @@ func (a *Archive) acked(ctx context.Context, to subject.Address, seq uint64) ([]
 	return all, nil
 }
 
-// began is where a device began.
+// began is where a device began, and where it is.
 type began struct {
 	device string
 	start  uint64
+	seq    int64
 }
 
 // acking are the devices that are at a message or above it.
@@ -193,7 +194,7 @@ func (a *Archive) acking(ctx context.Context, to subject.Address, seq uint64) (p
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	for rows.Next() {
 		var b began
-		if err := rows.Scan(&b.device, &b.start); err != nil {
+		if err := rows.Scan(&b.device, &b.start, &b.seq); err != nil {
 			return nil, err
 		}
 		places = append(places, b)

@@ -35,11 +35,12 @@ const (
 	selectOwing  = `SELECT device FROM cursors WHERE tenant = ? AND user = ? AND address = ? AND seq < ? AND known <= ? ORDER BY device`
 	selectPlaces = `SELECT count(*) FROM cursors WHERE tenant = ? AND user = ? AND address = ?`
 
-	// The range lies above all that is known, as most do; nothing is stored otherwise.
-	appendRouted = `INSERT INTO routed (mailbox, upto, since, at, nodes) SELECT ?, ?, ?, ?, ?
-		WHERE NOT EXISTS (SELECT 1 FROM routed WHERE mailbox = ? AND upto >= ?)`
-	selectOverlap = `SELECT since, upto FROM routed WHERE mailbox = ? AND upto >= ? ORDER BY upto`
-	insertRouted  = `INSERT INTO routed (mailbox, upto, since, at, nodes) VALUES (?, ?, ?, ?, ?)`
+	// The range lies above all that is known, as most do; nothing is changed otherwise.
+	raiseRouted   = `UPDATE mailboxes SET routed = ? WHERE address = ? AND routed < ?`
+	selectOverlap = `SELECT since, m.seq FROM mailboxes b CROSS JOIN messages m ON m.mailbox = b.key CROSS JOIN routed r ON r.message = m.key
+		WHERE address = ? AND m.seq >= ? AND m.seq <= routed ORDER BY m.seq`
+	insertRouted = `INSERT INTO routed (message, since, at, nodes) SELECT m.key, ?, ?, ? FROM mailboxes b CROSS JOIN messages m ON m.mailbox = b.key
+		WHERE b.address = ? AND m.seq >= ? AND m.seq <= ? ORDER BY m.seq DESC LIMIT 1 ON CONFLICT DO NOTHING`
 )
 
 // Asked costs one look at an index where no message asked for receipts, and else one for each cursor.
@@ -220,41 +221,36 @@ func (a *Archive) Route(ctx context.Context, reports []ledger.Routed) error {
 }
 
 func route(ctx context.Context, tx prepared, r ledger.Routed) error {
-	var b box
-	err := tx[selectMailbox].QueryRowContext(ctx, r.Address).Scan(&b.key, &b.head)
-	if errors.Is(err, sql.ErrNoRows) || r.To < r.From {
+	if r.To < r.From {
 		return nil
-	}
-	if err != nil {
-		return err
 	}
 	nodes, err := json.Marshal(r.Nodes)
 	if err != nil {
 		return err
 	}
-	since, upto := mailbox.Number(r.From), mailbox.Number(r.To)
-	stored, err := affected(tx[appendRouted].ExecContext(ctx, b.key, upto, since, r.At, nodes, b.key, since))
-	if err != nil || stored == 1 {
-		return err
-	}
-	free, err := unreported(ctx, tx, b.key, since, upto)
-	if err != nil {
-		return err
-	}
-	for _, f := range free {
-		if _, err := tx[insertRouted].ExecContext(ctx, b.key, f.upto, f.since, r.At, nodes); err != nil {
-			return err
+	free := []span{{mailbox.Number(r.From), mailbox.Number(r.To)}}
+	raised, err := affected(tx[raiseRouted].ExecContext(ctx, free[0].upto, r.Address, free[0].since))
+	if err == nil && raised == 0 {
+		if free, err = unreported(ctx, tx, r.Address, free[0]); err == nil && len(free) > 0 {
+			upto := free[len(free)-1].upto
+			_, err = tx[raiseRouted].ExecContext(ctx, upto, r.Address, upto)
 		}
 	}
-	return nil
+	for _, f := range free {
+		if err == nil {
+			_, err = tx[insertRouted].ExecContext(ctx, f.since, r.At, nodes, r.Address, f.since, f.upto)
+		}
+	}
+	return err
 }
 
 // span is some sequences of a mailbox, both ends included.
 type span struct{ since, upto int64 }
 
 // unreported are the parts of a range that no report has covered yet.
-func unreported(ctx context.Context, tx prepared, key, since, upto int64) (free []span, err error) {
-	rows, err := tx[selectOverlap].QueryContext(ctx, key, since)
+func unreported(ctx context.Context, tx prepared, address string, wanted span) (free []span, err error) {
+	since, upto := wanted.since, wanted.upto
+	rows, err := tx[selectOverlap].QueryContext(ctx, address, since)
 	if err != nil {
 		return nil, err
 	}

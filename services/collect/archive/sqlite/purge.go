@@ -19,9 +19,9 @@ const (
 	emptyExpired  = `UPDATE messages SET why = ?, payload = x'' WHERE key IN (SELECT key FROM messages
 		WHERE partition = ? AND expires > 0 AND why = '' AND expires <= ? AND archived <= ? LIMIT ?)`
 
-	// What the ledger knows of messages up to a sequence.
-	deleteSteps    = `DELETE FROM steps WHERE mailbox = ? AND seq <= ?`
-	deleteRouted   = `DELETE FROM routed WHERE mailbox = ? AND upto <= ?`
+	// What the ledger knows of a message, and of messages up to a sequence.
+	deleteStep     = `DELETE FROM steps WHERE message = ?`
+	deleteRouted   = `DELETE FROM routed WHERE message = ?`
 	deleteReceipts = `DELETE FROM receipts WHERE mailbox = ? AND seq <= ?`
 
 	purgeChunk = 250 // rows of one transaction, so that appends wait a few ms at most
@@ -122,23 +122,26 @@ func oldRows(ctx context.Context, tx prepared, partition int, after place, befor
 	return chunk, rows.Err()
 }
 
-// forget deletes what the ledger knows of messages up to a sequence of each mailbox.
+// forget deletes the receipts of messages up to a sequence of each mailbox.
 func forget(ctx context.Context, tx prepared, gone map[int64]int64) error {
 	for mailbox, seq := range gone {
-		for _, query := range []string{deleteSteps, deleteRouted, deleteReceipts} {
-			if _, err := tx[query].ExecContext(ctx, mailbox, seq); err != nil {
-				return err
-			}
+		if _, err := tx[deleteReceipts].ExecContext(ctx, mailbox, seq); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 func purgeRow(ctx context.Context, tx prepared, key int64, below bool) (int, error) {
-	if below {
-		return affected(tx[deleteMessage].ExecContext(ctx, key))
+	if !below {
+		return affected(tx[emptyMessage].ExecContext(ctx, message.WhyRetention, key))
 	}
-	return affected(tx[emptyMessage].ExecContext(ctx, message.WhyRetention, key))
+	for _, query := range []string{deleteStep, deleteRouted} {
+		if _, err := tx[query].ExecContext(ctx, key); err != nil {
+			return 0, err
+		}
+	}
+	return affected(tx[deleteMessage].ExecContext(ctx, key))
 }
 
 // affected is how many rows a statement changed.

@@ -14,8 +14,9 @@ var ErrNewer = errors.New("sqlite: the archive was written by a newer version of
 // errUpgrade is in the chain of an error of opening a file that has to be upgraded, or is being upgraded by another.
 var errUpgrade = errors.New("sqlite: the file is of a version before")
 
-// version is what this code makes of a file, kept in its user_version. Files of before the ledger have 0.
-const version = 1
+// version is what this code makes of a file, kept in its user_version. Files of before the ledger have 0; 1 had the ledger
+// by mailbox and sequence.
+const version = 2
 
 // first is how every file begins, so that what is new and what is upgraded are the same. A mailbox keeps its head
 // apart from its messages, so the head outlives them; expiring is partial, because few messages have a TTL and each is
@@ -48,16 +49,11 @@ ALTER TABLE cursors ADD COLUMN start INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE cursors ADD COLUMN known INTEGER NOT NULL DEFAULT 0;
 UPDATE cursors SET start = seq;`
 
-// The ledger's tables and indexes. Behind are the users' mailboxes that hold what no device has acknowledged: few of
-// many, and all that Pending looks at; it is unique so that SQLite knows that a walk over it needs no sorting. Asked,
-// lapsing and aging hold messages that asked for receipts until they are closed. Steps go by sequence before device,
-// because the purge cuts them off by sequence. The rows of routed do not overlap within a mailbox.
+// The ledger's tables and indexes, as version 1 had them, but for the indexes of messages. Behind are the users' mailboxes
+// that hold what no device has acknowledged: few of many, and all that Pending looks at; it is unique so that SQLite knows
+// that a walk over it needs no sorting.
 const ledgerTables = `
-CREATE INDEX identified ON messages (id);
 CREATE UNIQUE INDEX behind ON mailboxes (address) WHERE ` + isBehind + `;
-CREATE INDEX asked ON messages (mailbox, seq) WHERE ` + isAsked + `;
-CREATE INDEX lapsing ON messages (partition, expires) WHERE ` + isAsked + ` AND expires > 0;
-CREATE INDEX aging ON messages (partition, archived) WHERE ` + isAsked + `;
 CREATE INDEX subscribed ON cursors (address, seq) WHERE ` + isShared + `;
 CREATE TABLE steps (
 	mailbox INTEGER NOT NULL, seq INTEGER NOT NULL, device TEXT NOT NULL, node TEXT NOT NULL, at INTEGER NOT NULL,
@@ -73,6 +69,42 @@ CREATE TABLE records (
 	filter BLOB NOT NULL, count INTEGER NOT NULL, detail TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX recorded ON records (at);`
 
+// What is written at one time lies together: a row in a place of its own costs a page of 4 KB, twice, in the write-ahead log
+// and in the file. So messages are looked up by id first, as ids grow with time, in one index instead of two; and the
+// ledger goes by the message, whose keys grow with time, not by mailbox and sequence. A row of routed belongs to the last
+// message of its range, and ranges do not overlap within a mailbox; mailboxes.routed is the highest. Asked, lapsing and
+// aging hold messages that asked for receipts until they are closed. The payload comes last, so that a large one need not
+// be read for what stands behind it.
+const byTime = `
+CREATE TABLE messages2 (
+	key INTEGER PRIMARY KEY, mailbox INTEGER NOT NULL, seq INTEGER NOT NULL, id TEXT NOT NULL,
+	partition INTEGER NOT NULL, archived INTEGER NOT NULL, at INTEGER NOT NULL, expires INTEGER NOT NULL,
+	again INTEGER NOT NULL, receipt INTEGER NOT NULL, closed INTEGER NOT NULL DEFAULT 0, type TEXT NOT NULL,
+	content_type TEXT NOT NULL, trace TEXT NOT NULL, why TEXT NOT NULL, hash BLOB NOT NULL, payload BLOB NOT NULL);
+INSERT INTO messages2 SELECT key, mailbox, seq, id, partition, archived, at, expires, again, receipt, closed, type,
+	content_type, trace, why, hash, payload FROM messages ORDER BY key;
+DROP TABLE messages;
+ALTER TABLE messages2 RENAME TO messages;
+CREATE UNIQUE INDEX placed ON messages (mailbox, seq);
+CREATE UNIQUE INDEX identified ON messages (id, mailbox);
+CREATE INDEX archived ON messages (partition, archived);
+CREATE INDEX expiring ON messages (partition, expires) WHERE expires > 0 AND why = '';
+CREATE INDEX asked ON messages (mailbox, seq) WHERE ` + isAsked + `;
+CREATE INDEX lapsing ON messages (partition, expires) WHERE ` + isAsked + ` AND expires > 0;
+CREATE INDEX aging ON messages (partition, archived) WHERE ` + isAsked + `;
+CREATE TABLE steps2 (
+	message INTEGER NOT NULL, device TEXT NOT NULL, node TEXT NOT NULL, at INTEGER NOT NULL,
+	PRIMARY KEY (message, device)) WITHOUT ROWID;
+INSERT INTO steps2 SELECT key, device, node, s.at FROM steps s CROSS JOIN messages m USING (mailbox, seq) ORDER BY key, device;
+DROP TABLE steps;
+ALTER TABLE steps2 RENAME TO steps;
+CREATE TABLE routed2 (message INTEGER PRIMARY KEY, since INTEGER NOT NULL, at INTEGER NOT NULL, nodes TEXT NOT NULL);
+INSERT INTO routed2 SELECT key, since, r.at, nodes FROM routed r CROSS JOIN messages m ON m.mailbox = r.mailbox AND m.seq = upto ORDER BY key;
+ALTER TABLE mailboxes ADD COLUMN routed INTEGER NOT NULL DEFAULT 0;
+UPDATE mailboxes SET routed = coalesce((SELECT max(upto) FROM routed r WHERE r.mailbox = mailboxes.key), 0);
+DROP TABLE routed;
+ALTER TABLE routed2 RENAME TO routed;`
+
 // What a query must say, word by word, to use the partial indexes. No id in an address's tokens has a dot.
 const (
 	isBehind = `head > handled AND instr(address, '.user.') > 0`
@@ -82,7 +114,7 @@ const (
 
 const (
 	selectVersion = `PRAGMA user_version`
-	setVersion    = `PRAGMA user_version = 1` // version
+	setVersion    = `PRAGMA user_version = 2` // version
 	selectCursors = `SELECT tenant, user, address, max(seq) FROM cursors
 		WHERE (tenant, user, address) > (?, ?, ?) GROUP BY tenant, user, address ORDER BY tenant, user, address LIMIT ?`
 	raiseHandled = `UPDATE mailboxes SET handled = ? WHERE address = ? AND handled < ?`
@@ -103,7 +135,11 @@ func (w *writer) upgrade(ctx context.Context) error {
 	if have == version {
 		return nil
 	}
-	for _, step := range []func(context.Context) error{w.execute(first), w.execute(ledgerColumns), w.fillHandled, w.execute(ledgerTables), w.execute(setVersion)} {
+	steps := []func(context.Context) error{w.execute(byTime), w.execute(setVersion)}
+	if have == 0 {
+		steps = append([]func(context.Context) error{w.execute(first), w.execute(ledgerColumns), w.fillHandled, w.execute(ledgerTables)}, steps...)
+	}
+	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return fmt.Errorf("sqlite: upgrade the file to version %d: %w", version, err)
 		}

@@ -200,8 +200,8 @@ func writing() []string {
 	return append(presenceWriting(),
 		selectMailbox, insertMailbox, raiseHead, selectNewest, insertMessage, selectByID, touchFacts,
 		selectCursor, selectHighest, insertCursor, raiseCursor, raiseHandled, insertStep, insertLateStep,
-		insertReceipt, selectReceipt, closeAsked, appendRouted, selectOverlap, insertRouted, insertRecord,
-		selectOld, deleteMessage, emptyMessage, emptyExpired, deleteSteps, deleteRouted, deleteReceipts,
+		insertReceipt, selectReceipt, closeAsked, raiseRouted, selectOverlap, insertRouted, insertRecord,
+		selectOld, deleteMessage, emptyMessage, emptyExpired, deleteStep, deleteRouted, deleteReceipts,
 	)
 }
 
