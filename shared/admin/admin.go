@@ -125,6 +125,7 @@ type ReplayRequest struct {
 	Limit    int            `json:"limit,omitempty"` // most messages of the page that match; 0: 1,000. It may have fewer, or none, and not be the last
 	Force    bool           `json:"force,omitempty"` // what is below the cursor too, as new messages with the id <id>~<run>
 	Done     ReplayCount    `json:"done"`            // of the pages before, for the record
+	Dry      bool           `json:"dry,omitempty"`   // only count what would be done, as sent or copied: nothing is done, nor recorded
 }
 
 // ReplayPosition is how far a replay has come. Callers hand it back as it came.
@@ -155,6 +156,11 @@ type ReplayPage struct {
 	Position ReplayPosition `json:"position"` // where the next page begins
 	Finished bool           `json:"finished"`
 	ToRead   int            `json:"to_read"` // estimate of what is left to look at, for a progress bar
+
+	// Of a dry one's messages that match, of this page:
+	Oldest int64     `json:"oldest,omitempty"` // when it was archived
+	Newest int64     `json:"newest,omitempty"`
+	Sample []Message `json:"sample,omitempty"` // the first few
 }
 
 // By says who asks for a change. The fabric can't check it; it is what the record says.

@@ -25,6 +25,9 @@ import (
 // answerWithin is how long one answer may take; what is not done by then is refused as unavailable, or ends its page.
 const answerWithin = 4 * time.Second
 
+// waitsWithin is how long whoever asked for a change may take to say that he still waits for it.
+const waitsWithin = time.Second
+
 // Deps are what a desk works with; all of it belongs to the collect it is in.
 type Deps struct {
 	Instance string // the collect's
@@ -76,18 +79,34 @@ func (d *Desk) endpoints(ctx context.Context) []endpoint {
 	everyone := []micro.EndpointOpt{micro.WithEndpointQueueGroupDisabled()} // each collect answers
 	return []endpoint{
 		{name: admin.Undelivered, handle: answer(ctx, d, d.undelivered)},
-		{name: admin.Replay, handle: answer(ctx, d, d.replay)},
+		{name: admin.Replay, handle: d.awaited(ctx, answer(ctx, d, d.replay))},
 		{name: admin.Trace, handle: answer(ctx, d, d.trace)},
 		{name: admin.User, handle: answer(ctx, d, d.user)},
-		{name: admin.Kick, handle: answer(ctx, d, d.kick)},
-		{name: admin.Drain, handle: answer(ctx, d, d.drain)},
+		{name: admin.Kick, handle: d.awaited(ctx, answer(ctx, d, d.kick))},
+		{name: admin.Drain, handle: d.awaited(ctx, answer(ctx, d, d.drain))},
 		{name: admin.Audit, handle: answer(ctx, d, d.audit)},
 		{name: admin.Records, handle: answer(ctx, d, d.records)},
 		{name: admin.QuarantineList, handle: answer(ctx, d, d.listQuarantine)},
 		{name: admin.QuarantineShow, handle: answer(ctx, d, d.showQuarantined)},
-		{name: admin.QuarantineReplay, handle: answer(ctx, d, d.replayQuarantined)},
-		{name: admin.QuarantineDrop, handle: answer(ctx, d, d.dropQuarantined)},
+		{name: admin.QuarantineReplay, handle: d.awaited(ctx, answer(ctx, d, d.replayQuarantined))},
+		{name: admin.QuarantineDrop, handle: d.awaited(ctx, answer(ctx, d, d.dropQuarantined))},
 		{name: admin.Check, handle: answer(ctx, d, d.check), options: everyone},
+	}
+}
+
+// awaited keeps a handler from changing what nobody waits for any more. It asks who asked, so no clocks are compared.
+func (d *Desk) awaited(ctx context.Context, handle micro.HandlerFunc) micro.HandlerFunc {
+	return func(r micro.Request) {
+		if r.Headers().Get(admin.HeaderWaits) != "" {
+			ctx, cancel := context.WithTimeout(ctx, waitsWithin)
+			defer cancel()
+			if _, err := d.NATS.RequestWithContext(ctx, admin.Waits(r.Reply()), nil); err != nil {
+				d.Log.Warn("a change was not made, since nobody waits for it any more", "on", r.Subject(), "err", err)
+				rpc.Refuse(r, problem.New(problem.Unavailable, "whoever asked for the change does not say that he still waits for it, so it was not made; try again"))
+				return
+			}
+		}
+		handle(r)
 	}
 }
 

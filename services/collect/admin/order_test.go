@@ -169,6 +169,43 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// A change that was asked for by somebody who has given up is not made, whatever it is; who waits gets his answer.
+func TestNothingIsChangedThatNobodyWaitsFor(t *testing.T) {
+	w := newWorld(t)
+	w.serve()
+	n := w.push("node-1", 1, true)
+	w.setAside(problem.BadJSON, "default.user.anna", "1", nil)
+	by := admin.By{Who: "anna"}
+	request := func(endpoint string, question any) *nats.Msg {
+		body, err := json.Marshal(question)
+		w.must(err)
+		return &nats.Msg{Subject: subject.Admin(endpoint), Data: body, Header: nats.Header{admin.HeaderWaits: {"yes"}}}
+	}
+	for endpoint, question := range map[string]any{
+		admin.Kick: admin.KickRequest{User: "u", By: by}, admin.Drain: admin.DrainRequest{Node: "node-1", By: by},
+		admin.Replay:           admin.ReplayRequest{Run: "run", By: by},
+		admin.QuarantineReplay: admin.QuarantineOne{Number: 1, By: by}, admin.QuarantineDrop: admin.QuarantineOne{Number: 1, By: by},
+	} {
+		if _, err := rpc.Send(t.Context(), w.nc, request(endpoint, question)); !errors.Is(err, problem.New(problem.Unavailable, "")) || !strings.Contains(err.Error(), "waits") {
+			t.Errorf("%s: %v", endpoint, err)
+		}
+	}
+	if records, orders := w.recorded(""), n.given(); len(records)+len(orders) > 0 {
+		t.Errorf("recorded %+v, ordered %+v", records, orders)
+	}
+	m := request(admin.Drain, admin.DrainRequest{Node: "node-1", By: by})
+	m.Reply = w.nc.NewInbox()
+	replies, err := w.nc.SubscribeSync(m.Reply)
+	w.must(err)
+	waits, err := w.nc.Subscribe(admin.Waits(m.Reply), func(asked *nats.Msg) { _ = asked.Respond(nil) })
+	w.must(err)
+	defer func() { _ = errors.Join(replies.Unsubscribe(), waits.Unsubscribe()) }()
+	w.must(w.nc.PublishMsg(m))
+	if reply, err := replies.NextMsg(patience); err != nil || rpc.Refused(reply) != nil || len(n.given()) != 1 {
+		t.Errorf("who waits: %v, %+v", err, n.given())
+	}
+}
+
 func TestDrainWithoutNodes(t *testing.T) {
 	w := newWorld(t)
 	_, err := w.desk.drain(t.Context(), admin.DrainRequest{Node: "a", By: admin.By{Who: "anna"}})

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/weftpush/weft/shared/admin"
 	"github.com/weftpush/weft/shared/problem"
 	"github.com/weftpush/weft/shared/rpc"
 	"github.com/weftpush/weft/shared/subject"
@@ -30,7 +31,7 @@ func (k *console) ask(ctx context.Context, endpoint string, question, answer any
 	}
 	ctx, cancel := context.WithTimeout(ctx, k.at.timeout)
 	defer cancel()
-	reply, err := k.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: subject.Admin(endpoint), Data: body})
+	reply, err := k.request(ctx, &nats.Msg{Subject: subject.Admin(endpoint), Data: body})
 	if err != nil {
 		return k.unanswered(endpoint, err)
 	}
@@ -41,6 +42,25 @@ func (k *console) ask(ctx context.Context, endpoint string, question, answer any
 		return fmt.Errorf("decode the answer of %s: %w; is the fabric of another version?", endpoint, err)
 	}
 	return nil
+}
+
+// request sends a question, and says for as long as it waits for the answer that it does.
+func (k *console) request(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
+	m.Reply, m.Header = k.nc.NewInbox(), nats.Header{admin.HeaderWaits: {"yes"}}
+	replies, err := k.nc.SubscribeSync(m.Reply)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = replies.Unsubscribe() }() // fails on a connection that is closed
+	waits, err := k.nc.Subscribe(admin.Waits(m.Reply), func(asked *nats.Msg) { _ = asked.Respond(nil) })
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = waits.Unsubscribe() }()
+	if err := k.nc.PublishMsg(m); err != nil {
+		return nil, err
+	}
+	return replies.NextMsgWithContext(ctx)
 }
 
 // silence is the problem of a question that may have been heard, and may still be: nobody knows whether what it asked for is
