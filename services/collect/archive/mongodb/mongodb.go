@@ -130,13 +130,7 @@ func (a *Archive) create(ctx context.Context, wanted archive.Facts) (left func(c
 			return nil, err
 		}
 	}
-	_, err = a.about.InsertOne(ctx, bson.D{
-		{Key: "_id", Value: factsKey},
-		{Key: "epoch", Value: mailbox.NewEpoch()},
-		{Key: "partitions", Value: wanted.Partitions},
-		{Key: "ledger", Value: int64(ledgerVersion)},
-	})
-	if err != nil && !mongo.IsDuplicateKeyError(err) {
+	if err := a.createFacts(ctx, wanted); err != nil {
 		return nil, fmt.Errorf("mongodb: create facts: %w", err)
 	}
 	var stored struct {
@@ -162,6 +156,29 @@ func (a *Archive) create(ctx context.Context, wanted archive.Facts) (left func(c
 		left = func(ctx context.Context) error { return a.noteSince(ctx, stored.Upgraded-recent.Milliseconds(), 0) }
 	}
 	return left, a.createLedgerIndexes(ctx)
+}
+
+// createFacts decides what nobody has decided yet. Where there are messages already, a backup was restored and its facts were
+// removed: mailboxes saved before the messages would hide some, so they are listed anew.
+func (a *Archive) createFacts(ctx context.Context, wanted archive.Facts) error {
+	ledger := int64(ledgerVersion)
+	err := a.messages.FindOne(ctx, bson.D{}, options.FindOne().SetSort(bson.D{{Key: "_id", Value: 1}}).
+		SetProjection(bson.D{{Key: "_id", Value: 1}})).Err()
+	if err == nil {
+		ledger = 0
+	} else if !errors.Is(err, mongo.ErrNoDocuments) {
+		return err
+	}
+	_, err = a.about.InsertOne(ctx, bson.D{
+		{Key: "_id", Value: factsKey},
+		{Key: "epoch", Value: mailbox.NewEpoch()},
+		{Key: "partitions", Value: wanted.Partitions},
+		{Key: "ledger", Value: ledger},
+	})
+	if mongo.IsDuplicateKeyError(err) {
+		return nil
+	}
+	return err
 }
 
 // Facts are the archive's epoch and partitions.

@@ -142,3 +142,28 @@ func TestADatabaseOfBeforeTheLedger(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Who restores a backup removes the facts, so that the archive gets another epoch. The mailboxes may have been saved before
+// the messages.
+func TestADatabaseThatWasRestored(t *testing.T) {
+	d := newDatabase(t, startServer(t))
+	alice := subject.UserAddress("default", "alice")
+	a := d.open()
+	before := a.Facts().Epoch
+	acknowledge(t, a, alice, "phone", 0)
+	fill(t, a, alice, "a", "b")
+	must(t, a.Close())
+	for collection, update := range map[string]bson.D{
+		"messages":  {{Key: "$set", Value: bson.D{{Key: "archived", Value: time.Now().Add(-time.Hour).UnixMilli()}}}},
+		"mailboxes": {{Key: "$set", Value: bson.D{{Key: "head", Value: int64(0)}}}, {Key: "$unset", Value: bson.D{{Key: "open", Value: ""}}}},
+	} {
+		_, err := d.Collection(collection).UpdateMany(t.Context(), bson.D{}, update)
+		must(t, err)
+	}
+	must(t, d.Collection("facts").Drop(t.Context()))
+	a = d.opened()
+	if a.Facts().Epoch == before {
+		t.Error("it has the epoch that it had")
+	}
+	expectPending(t, a, "user:alice/1=a user:alice/2=b")
+}
