@@ -209,3 +209,64 @@ func TestReplayDividesBetweenArchiveAndLog(t *testing.T) {
 		t.Errorf("of the log %q, want %q", ids, want)
 	}
 }
+
+// A dry run counts what the run itself then does, and does nothing: not even a record is kept.
+func TestADryReplayCountsWhatWouldBeDone(t *testing.T) {
+	for _, force := range []bool{false, true} {
+		for _, filter := range []admin.Filter{{}, {Tenant: "default", User: user(1).ID}} {
+			t.Run(fmt.Sprintf("force=%t user=%s", force, filter.User), func(t *testing.T) {
+				w := newWorld(t)
+				r, owner := w.route(nil), w.own()
+				old := w.store(&message.Message{To: user(1), ID: "old"}, &message.Message{To: user(1), ID: "old too"})
+				other := w.publish(user(2), 3)
+				logged := w.publish(user(1), 4)
+				past := w.store(&message.Message{To: user(1), ID: "past", Expires: time.Now().UnixMilli() + 1})
+				w.log(past...)
+				w.ack(user(1), "phone", 3)
+				q := admin.ReplayRequest{Run: "dry", Limit: 2, Force: force, Dry: true, By: admin.By{Who: "anna"}, Filter: filter}
+				var oldest, newest int64
+				var sample []string
+				for finished := false; !finished; {
+					page, err := w.desk.replay(t.Context(), q)
+					w.must(err)
+					if page.Oldest > 0 && (oldest == 0 || page.Oldest < oldest) {
+						oldest = page.Oldest
+					}
+					for _, m := range page.Sample {
+						sample = append(sample, m.ID)
+						if m.Size == 0 {
+							t.Errorf("%s has no size", m.ID)
+						}
+					}
+					newest, finished = max(newest, page.Newest), page.Finished
+					q.Position, q.Done = page.Position, sum(q.Done, page.ReplayCount)
+				}
+				if ids, copies, records := r.ids(), owner.ids(), w.recorded(""); len(ids)+len(copies)+len(records) > 0 {
+					t.Fatalf("a dry run sent %q, copied %q, recorded %+v", ids, copies, records)
+				}
+				done := w.replay(admin.ReplayRequest{Force: force, Filter: filter})
+				if q.Done.Matched != done.Matched || q.Done.Sent != done.Sent || q.Done.Copied != done.Copied || done.Matched == 0 {
+					t.Errorf("it counted %+v; done was %+v", q.Done, done)
+				}
+				came := append(r.ids(), owner.ids()...)
+				for i, id := range came {
+					came[i] = strings.TrimSuffix(id, "~run")
+				}
+				slices.Sort(came)
+				if slices.Sort(sample); !slices.Equal(came, sample) {
+					t.Errorf("it showed %q; %q came", sample, came)
+				}
+				first := old[0].Archived
+				switch {
+				case !force && filter.User == "":
+					first = other[0].Archived
+				case !force:
+					first = logged[1].Archived
+				}
+				if newest != logged[3].Archived || oldest != first {
+					t.Errorf("from %d to %d, want %d to %d", oldest, newest, first, logged[3].Archived)
+				}
+			})
+		}
+	}
+}

@@ -104,6 +104,9 @@ func checkReplay(q admin.ReplayRequest) error {
 
 // record keeps what has been done by now: of the pages before, and of this one. A page that is done twice counts once.
 func (r *run) record(ctx context.Context) error {
+	if r.q.Dry {
+		return nil
+	}
 	filter, err := json.Marshal(struct {
 		admin.Filter
 
@@ -164,7 +167,7 @@ func (r *run) over() bool { return r.page.Matched >= r.limit || time.Since(r.beg
 
 // step is how many messages the next step may have.
 func (r *run) step() int {
-	if r.q.Force {
+	if r.q.Force && !r.q.Dry {
 		return min(copyMost, r.limit-r.page.Matched)
 	}
 	return min(stepMost, r.limit-r.page.Matched)

@@ -150,6 +150,10 @@ func (r *run) doRows(ctx context.Context, rows []archive.Row) error {
 	if err != nil {
 		return err
 	}
+	if r.q.Dry {
+		r.rehearse(len(rows), rows, places)
+		return nil
+	}
 	var wanted []archive.Row
 	var kinds []place
 	for i, row := range rows {
@@ -194,4 +198,32 @@ func (r *run) payloads(ctx context.Context, rows []archive.Row) ([]*message.Mess
 		messages[i] = found[placeOf(row)]
 	}
 	return messages, nil
+}
+
+// sampleMost is how many messages a dry page shows.
+const sampleMost = 5
+
+// rehearse counts what would be done.
+func (r *run) rehearse(looked int, rows []archive.Row, places []place) {
+	count := admin.ReplayCount{Read: looked}
+	for i, row := range rows {
+		switch places[i] {
+		case leave:
+			continue
+		case again:
+			count.Sent++
+		case below:
+			count.Copied++
+		}
+		at, page := row.Message.Archived, r.page
+		if page.Oldest == 0 || at < page.Oldest {
+			page.Oldest = at
+		}
+		page.Newest = max(page.Newest, at)
+		if len(page.Sample) < sampleMost {
+			page.Sample = append(page.Sample, told(row))
+		}
+	}
+	count.Matched = count.Sent + count.Copied
+	r.page.ReplayCount = sum(r.page.ReplayCount, count)
 }

@@ -117,7 +117,7 @@ func (r *run) doLogged(ctx context.Context, stream jetstream.Stream, read int, c
 	}
 	rows := make([]archive.Row, len(chosen))
 	for i, m := range chosen {
-		rows[i] = archive.Row{Message: m.Message}
+		rows[i] = archive.Row{Message: m.Message, Size: len(m.Payload)}
 	}
 	places, err := r.places(ctx, rows)
 	if err != nil {
@@ -131,6 +131,15 @@ func (r *run) doLogged(ctx context.Context, stream jetstream.Stream, read int, c
 	}
 	if err := r.confirm(ctx, messages); err != nil {
 		return err
+	}
+	if r.q.Dry {
+		for i, m := range messages {
+			if m == nil {
+				places[i] = leave
+			}
+		}
+		r.rehearse(read, rows, places)
+		return nil
 	}
 	return r.do(ctx, read, messages, places)
 }
