@@ -25,6 +25,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
@@ -80,6 +81,9 @@ func Open(ctx context.Context, uri, database string, facts archive.Facts) (*Arch
 		return nil, err
 	}
 	named, err := connstring.ParseAndValidate(uri)
+	if _, unknown := errors.AsType[*net.DNSError](err); unknown { // of mongodb+srv://
+		return nil, fmt.Errorf("mongodb: look the servers up: %w", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", archive.ErrAddress, err)
 	}

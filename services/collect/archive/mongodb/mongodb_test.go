@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
+	"go.mongodb.org/mongo-driver/v2/x/mongo/driver/dns"
 	"go.uber.org/goleak"
 
 	"github.com/weftpush/weft/services/collect/archive"
@@ -117,5 +120,21 @@ func stop(tb testing.TB, server *exec.Cmd, stdin io.Closer) {
 	}
 	if err := server.Wait(); err != nil {
 		tb.Error(fmt.Errorf("the test peer ended: %w", err))
+	}
+}
+
+// A name that can't be looked up now may be looked up in a moment: only an address that is none is final.
+func TestANameThatIsNotKnownYet(t *testing.T) {
+	resolver := *dns.DefaultResolver
+	t.Cleanup(func() { *dns.DefaultResolver = resolver })
+	dns.DefaultResolver.LookupTXT = func(string) ([]string, error) { return nil, nil }
+	dns.DefaultResolver.LookupSRV = func(string, string, string) (string, []*net.SRV, error) {
+		return "", nil, &net.DNSError{Err: "server misbehaving", IsTemporary: true}
+	}
+	for uri, final := range map[string]bool{"mongodb+srv://archive.example.org/weft": false, "mongodb+srv://archive.example.org:1/": true, "mongodb://": true} {
+		_, err := mongodb.Open(t.Context(), uri, "", archive.Facts{Partitions: 1})
+		if err == nil || errors.Is(err, archive.ErrAddress) != final {
+			t.Errorf("%s: %v; want final: %v", uri, err, final)
+		}
 	}
 }
