@@ -32,7 +32,7 @@ func TestAStreamOfEventsThatHangs(t *testing.T) {
 	for p := range 20 {
 		events := make([]event.Event, announceMost)
 		for i := range events {
-			events[i] = event.Event{Event: fmt.Sprint(p, "/", i), What: event.Online, Tenant: "default", User: "bob"}
+			events[i] = event.Event{ID: fmt.Sprint(p, "/", i), What: event.Online, Tenant: "default", User: "bob"}
 		}
 		tellers.Go(func() {
 			if err := r.publishEvents(t.Context(), events); err == nil {

@@ -187,8 +187,8 @@ func (s *Service) turn(u archive.Attendance) event.Event {
 		what = event.Online
 	}
 	return event.Event{
-		Event: event.ID(what, s.archive.Facts().Epoch+"/"+u.User.Tokens(), u.Turn, u.At),
-		What:  what, Tenant: u.User.Tenant, User: u.User.ID, At: u.At, Turn: u.Turn,
+		ID:   event.ID(what, s.archive.Facts().Epoch+"/"+u.User.Tokens(), u.Turn, u.At),
+		What: what, Tenant: u.User.Tenant, User: u.User.ID, At: u.At, Turn: u.Turn,
 	}
 }
 
@@ -203,7 +203,7 @@ func (s *Service) publishEvents(ctx context.Context, events []event.Event) error
 			return err
 		}
 		ack, err := s.events.PublishMsgAsync(&nats.Msg{
-			Subject: subject.Event(e.Tenant, string(e.What)), Data: body, Header: nats.Header{jetstream.MsgIDHeader: {e.Event}},
+			Subject: subject.Event(e.Tenant, string(e.What)), Data: body, Header: nats.Header{jetstream.MsgIDHeader: {e.ID}},
 		}, jetstream.WithStallWait(publishTimeout))
 		if err != nil {
 			return err

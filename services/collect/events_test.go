@@ -104,7 +104,7 @@ func (w *world) happened() []event.Event {
 		if err := json.Unmarshal(m.Data, &e); err != nil {
 			w.t.Fatal(err)
 		}
-		if m.Subject != subject.Event(e.Tenant, string(e.What)) || m.Header.Get(jetstream.MsgIDHeader) != e.Event {
+		if m.Subject != subject.Event(e.Tenant, string(e.What)) || m.Header.Get(jetstream.MsgIDHeader) != e.ID {
 			w.t.Errorf("%+v on %s with the id %s", e, m.Subject, m.Header.Get(jetstream.MsgIDHeader))
 		}
 		events = append(events, e)

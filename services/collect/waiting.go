@@ -170,8 +170,8 @@ func (w *waiting) tell(ctx context.Context, candidates []archive.Row, border int
 			break
 		}
 		events = append(events, event.Event{
-			Event: event.ID(event.Undelivered, w.archive.Facts().Epoch+"/"+m.To.Tokens(), m.Seq, m.Archived),
-			What:  event.Undelivered, Tenant: m.To.Tenant, User: m.To.ID, At: m.Archived + after,
+			ID:   event.ID(event.Undelivered, w.archive.Facts().Epoch+"/"+m.To.Tokens(), m.Seq, m.Archived),
+			What: event.Undelivered, Tenant: m.To.Tenant, User: m.To.ID, At: m.Archived + after,
 			Message: &event.Message{
 				ID: m.ID, To: m.To.String(), Seq: m.Seq, Type: m.Type, At: m.At, Archived: m.Archived, Waiting: after,
 				Expires: m.Expires, Receipt: m.Receipt,

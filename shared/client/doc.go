@@ -10,7 +10,13 @@
 //
 // Each message has an id before it leaves, so that every publish is safe to repeat. Publish returns when a stream holds
 // the message (accepted), Request when the archive does (archived, with its sequence), PublishMany publishes many at once,
-// in order for each address. Receipts tells what could not be delivered, and why.
+// in order for each address.
+//
+// # Know what became of it
+//
+// WithReceipt asks what becomes of a message at each device of its user, and Receipts tells it: delivered once the device has
+// acknowledged it, expired or deleted; of any message, that it was quarantined, and why. Events tells who came online and went
+// offline, and which message has waited for so long that an e-mail may take over.
 //
 // # Receive
 //
@@ -35,5 +41,6 @@
 //
 // The way of a message: subscriber.go (Dial, Run, Messages), line.go (connect, again and again), nodes.go (to whom, and
 // when), conn.go (one connection), ledger.go (what is read, handled, saved, acknowledged), deliver.go (to the handler),
-// store.go and file.go (where the cursors are kept). To publish: publish.go, many.go, options.go, receipts.go.
+// store.go and file.go (where the cursors are kept). To publish: publish.go, many.go, options.go. What became of it:
+// reader.go (of a stream), receipts.go, events.go.
 package client

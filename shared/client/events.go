@@ -39,7 +39,8 @@ type Event struct {
 // Events reads what the fabric tells of users, in order, and goes on as it comes, until ctx ends or the loop is left: who
 // came online and who went offline, and which message has waited for so long that an e-mail or a mobile push may take
 // over. Of one user online and offline alternate, and Turn grows by 1. An event that comes twice, as after a crash, has the
-// same Event.Event. They are kept for 24 h.
+// same ID. They are kept for 24 h. A program that keeps the Position of the last one it has dealt with goes on behind it after
+// a restart; several that share the work read the stream WEFT_EVENT by a durable consumer of their own (nats/README.md).
 //
 // It goes on behind the last one as Receipts does, and ends for the same errors. Only ErrEventsGone does not end it: it
 // comes with an otherwise empty Event before the next one when events may be gone, because After is older than what is

@@ -32,7 +32,7 @@ func eventsOf(t testing.TB, nc *nats.Conn) (jetstream.Stream, func(tenant string
 		t.Fatal(err)
 	}
 	return s, func(tenant string, what lifecycle.What, id string) {
-		body, err := json.Marshal(lifecycle.Event{Event: id, What: what, Tenant: tenant, User: "alice", At: 5, Turn: 7})
+		body, err := json.Marshal(lifecycle.Event{ID: id, What: what, Tenant: tenant, User: "alice", At: 5, Turn: 7})
 		if err == nil {
 			_, err = js.Publish(t.Context(), subject.Event(tenant, string(what)), body)
 		}
@@ -54,7 +54,7 @@ func events(t *testing.T, p *Publisher, f EventFilter, n int) (got []string) {
 		case err != nil:
 			t.Fatal(err)
 		default:
-			got = append(got, fmt.Sprintf("%s@%d", e.Event.Event, e.Position))
+			got = append(got, fmt.Sprintf("%s@%d", e.ID, e.Position))
 		}
 		if len(got) == n {
 			return got

@@ -112,6 +112,33 @@ func ExamplePublisher_Receipts() {
 	// go on behind 1
 }
 
+// An e-mail goes out for a message that nobody has acknowledged for long. An event may come twice, with the same ID; the
+// position is kept once the e-mail is on its way.
+func ExamplePublisher_Events() {
+	nc, stop := fabric()
+	defer stop()
+
+	var position uint64 // from where the program keeps it
+	filter := client.EventFilter{What: client.Undelivered, After: position}
+	for e, err := range client.NewPublisher(nc).Events(context.Background(), filter) {
+		if errors.Is(err, client.ErrEventsGone) {
+			fmt.Println("we were away for long: look at `weft undelivered`")
+			continue
+		}
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println("an e-mail to", e.User, "about", e.Message.Type, e.Message.ID, "once for", e.ID)
+		position = e.Position
+		break // a program would go on
+	}
+	fmt.Println("go on behind", position)
+	// Output:
+	// an e-mail to alice about order order-17 once for yT7mS1dQ3m2a9b0J5uXxWw
+	// go on behind 1
+}
+
 // A device takes its messages, until it has seen what it waited for.
 func ExampleDial() {
 	node := pushNode()
@@ -261,7 +288,7 @@ func ExampleClosed() {
 	// draining true this node is going away; connect again
 }
 
-// fabric is a NATS server that answers the two doors as the fabric does, and has one receipt.
+// fabric is a NATS server that answers the two doors as the fabric does, and has one receipt and one event.
 func fabric() (nc *nats.Conn, stop func()) {
 	folder, err := os.MkdirTemp("", "weft")
 	must(err)
@@ -285,6 +312,11 @@ func fabric() (nc *nats.Conn, stop func()) {
 	must(err)
 	_, err = js.Publish(context.Background(), "weft.receipt.default.user.alice",
 		[]byte(`{"id":"order-16","to":"user:alice","state":"quarantined","reason":"bad_json"}`))
+	must(err)
+	_, err = js.CreateStream(context.Background(), jetstream.StreamConfig{Name: "WEFT_EVENT", Subjects: []string{"weft.event.>"}})
+	must(err)
+	_, err = js.Publish(context.Background(), "weft.event.default.undelivered",
+		[]byte(`{"event":"yT7mS1dQ3m2a9b0J5uXxWw","what":"undelivered","tenant":"default","user":"alice","at":5,"message":{"id":"order-17","to":"user:alice","seq":1,"type":"order"}}`))
 	must(err)
 	return nc, func() { nc.Close(); s.Shutdown(); s.WaitForShutdown(); must(os.RemoveAll(folder)) }
 }

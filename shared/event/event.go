@@ -19,12 +19,13 @@ const (
 	Undelivered What = "undelivered" // a message has waited for -undelivered-after, and no device of its user acknowledged it
 )
 
-// Event is one event. An event that comes twice, as after a crash, has the same Event and is the same in every field.
+// Event is one event. An event that comes twice, as after a crash, has the same ID and says the same. Whoever acts on one,
+// as by an e-mail, keeps the ids of those of the last day.
 //
 // Of one user online and offline alternate, and Turn grows by 1: whoever has seen a turn may drop those up to it. A user
 // who has been gone for as long as messages are kept (-retention) is forgotten, and begins again with turn 1.
 type Event struct {
-	Event  string `json:"event"` // the event's own id
+	ID     string `json:"event"` // the event's own; Message has another
 	What   What   `json:"what"`
 	Tenant string `json:"tenant"`
 	User   string `json:"user"`
@@ -35,7 +36,8 @@ type Event struct {
 	Message *Message `json:"message,omitempty"` // of undelivered
 }
 
-// Message is a message that waits. Its payload is in the archive and in the log, under its id.
+// Message is a message that waits. Its payload is not told, only what its publisher knows it by: its id and type. It stays
+// in the mailbox: a device that comes back later is given it all the same, and where Receipt is true that is told.
 type Message struct {
 	ID       string `json:"id"`
 	To       string `json:"to"` // `user:42`

@@ -305,7 +305,7 @@ func TestTailShowsWhatIsWanted(t *testing.T) {
 func TestWhatIsToldOfFacts(t *testing.T) {
 	alice := subject.UserAddress("acme", "al ice")
 	undelivered, _ := json.Marshal(event.Event{
-		Event: "e", What: event.Undelivered, Tenant: "acme", User: "al ice", Message: &event.Message{ID: "order-1", To: alice.String(), Type: "t", Waiting: 60_000},
+		ID: "e", What: event.Undelivered, Tenant: "acme", User: "al ice", Message: &event.Message{ID: "order-1", To: alice.String(), Type: "t", Waiting: 60_000},
 	})
 	receipt, _ := json.Marshal(message.Receipt{
 		Receipt: "r", ID: "m", To: alice.String(), State: message.StateQuarantined, Reason: problem.BadJSON, Message: "is not JSON",

@@ -55,12 +55,12 @@ func (c *comings) until(user string, what lifecycle.What) lifecycle.Event {
 			list := c.all[e.User]
 			first := len(list) == 0
 			switch {
-			case c.ids[e.Event]:
+			case c.ids[e.ID]:
 				c.t.Fatalf("%+v came twice", e)
 			case first && e.What != lifecycle.Online, !first && list[len(list)-1].What == e.What:
 				c.t.Fatalf("%+v came after %+v", e, list)
 			}
-			c.ids[e.Event] = true
+			c.ids[e.ID] = true
 			c.all[e.User] = append(list, e)
 		case <-late:
 			c.t.Fatalf("%s is not %s; its events are %+v", user, what, c.all[user])
