@@ -38,6 +38,9 @@ type replay struct {
 	resume     string
 
 	resumption
+
+	oldest, newest int64 // of a forced dry run, with the first messages
+	sample         []admin.Message
 }
 
 // NewReplay is `weft replay`: send again what was not delivered.
@@ -47,7 +50,7 @@ func NewReplay() *cobra.Command {
 		Short: "Send again what was not delivered",
 		Long: `Send again what no device of its user has acknowledged: the messages that the same flags of "weft undelivered" choose, in
 the order of JetStream, and of the archive for what is older than the log keeps. It reaches sessions that are connected; users
-who are away are counted as waiting, and get it when they come back, as always. What was archived after the replay began is left
+who are away, or whose client has not read for a second, are counted as waiting, and get it when they come back, as always. What was archived after the replay began is left
 alone. When all is acknowledged, a second replay sends nothing.
 
 With --force also what was acknowledged is sent again: as new messages, with the id <id>~<run> and marked "re". Doing it again
@@ -58,7 +61,7 @@ Ctrl-C ends it after the page that is under way, prints how to go on, and exits 
 		Example: `  weft replay --user alice --dry-run
   weft replay --user alice --note 'her app hung, INC-1234'
   weft replay --since 2h --type order.shipped --rate 500/s --yes
-  weft replay --user alice --since '2026-11-23 01:00' --until '2026-11-23 01:30' --force
+  weft replay --user alice --since '2026-11-23 01:00' --until '2026-11-23 01:30' --force --dry-run
   weft replay --everything`,
 		Args: cobra.NoArgs,
 	}
@@ -116,8 +119,6 @@ func (r *replay) check(f admin.Filter) error {
 		return usagef("--everything and a filter exclude each other: say what is meant")
 	case !chosen && !r.everything:
 		return usagef("say what to replay with --user, --topic, --type, --since or another filter, or --everything for all that is undelivered")
-	case r.dry && r.force:
-		return usagef("--dry-run counts what is undelivered; what --force would copy is not known beforehand")
 	case r.dry && r.resume != "":
 		return usagef("--dry-run and --resume exclude each other")
 	}
@@ -137,45 +138,6 @@ func (r *replay) begin(f admin.Filter) error {
 		err = usagef("--resume is of a replay with other filters; copy the whole line that it printed")
 	}
 	return err
-}
-
-// rehearsal is what a dry run prints as JSON.
-type rehearsal struct {
-	admin.Total
-
-	Sample []admin.Message `json:"sample"`
-}
-
-// rehearse is the dry run.
-func (r *replay) rehearse(ctx context.Context, f admin.Filter) error {
-	page, err := r.count(ctx, f, sampled)
-	if err != nil {
-		return err
-	}
-	if r.json() {
-		return jsonLine(r.out, rehearsal{*page.Total, page.Messages})
-	}
-	t := page.Total
-	if t.Messages == 0 {
-		return line(r.out, "Nothing would be sent: nothing is undelivered.")
-	}
-	if err := line(r.out, "%s", r.out.paint(bold, atLeast(t)+many(t.Messages, "message"))+" to "+many(t.Users, "mailbox")+" would be sent again"); err != nil {
-		return err
-	}
-	now := r.now()
-	facts := [][2]string{
-		{"oldest", clock(t.Oldest, now) + "  " + age(t.Oldest, now) + " ago"},
-		{"newest", clock(t.Newest, now) + "  " + age(t.Newest, now) + " ago"},
-	}
-	if len(t.Reasons) > 0 {
-		facts = append(facts, [2]string{"now", reasons(t.Reasons)})
-	}
-	for _, fact := range facts {
-		if err := line(r.out, "  %-7s %s", fact[0], fact[1]); err != nil {
-			return err
-		}
-	}
-	return messageTable(page.Messages, r.console).write(r.out)
 }
 
 // count asks what is undelivered, with some rows of it. Rows of one reason may be far apart: a page without any is not the
@@ -265,7 +227,7 @@ func (r *replay) pages(ctx context.Context, f admin.Filter) error {
 // page does one page. One that did nothing at all is tried again.
 func (r *replay) page(ctx context.Context, f admin.Filter) (admin.ReplayPage, error) {
 	question := admin.ReplayRequest{
-		Filter: f, By: r.by(), Run: r.resumption.run, Started: r.started, Position: r.position, Limit: r.rate.page(), Force: r.force, Done: r.done,
+		Filter: f, By: r.by(), Run: r.resumption.run, Started: r.started, Position: r.position, Limit: r.rate.page(), Force: r.force, Done: r.done, Dry: r.dry,
 	}
 	var page admin.ReplayPage
 	err := r.patiently(ctx, func() error {
@@ -286,10 +248,18 @@ func (r *replay) add(page admin.ReplayPage) {
 	r.done.Sent += page.Sent
 	r.done.Copied += page.Copied
 	r.done.Waiting += page.Waiting
+	if r.oldest == 0 || page.Oldest > 0 && page.Oldest < r.oldest {
+		r.oldest = page.Oldest
+	}
+	r.newest = max(r.newest, page.Newest)
+	r.sample = append(r.sample, page.Sample[:min(len(page.Sample), sampled-len(r.sample))]...)
 }
 
 // counts are the counts in a few words.
 func (r *replay) counts() string {
+	if r.dry {
+		return thousands(r.done.Matched) + " found, " + thousands(r.done.Read) + " read"
+	}
 	parts := []string{thousands(r.done.Sent) + " sent"}
 	if r.force || r.done.Copied > 0 {
 		parts = append(parts, thousands(r.done.Copied)+" copied")
@@ -302,6 +272,9 @@ func (r *replay) counts() string {
 // answer nobody knows, so it is to be gone on with under its own id.
 func (r *replay) stopped(err error) error {
 	var refused *problem.Problem
+	if r.dry {
+		return err
+	}
 	if r.done == (admin.ReplayCount{}) && r.position == (admin.ReplayPosition{}) && errors.As(err, &refused) && !refused.Retry {
 		return err
 	}

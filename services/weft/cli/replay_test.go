@@ -46,10 +46,17 @@ func (l *fakeLog) replay(q admin.ReplayRequest) (any, error) {
 	if q.Limit > 0 {
 		n = min(n, q.Limit)
 	}
-	return admin.ReplayPage{
+	page := admin.ReplayPage{
 		ReplayCount: admin.ReplayCount{Read: n, Matched: n, Sent: n},
 		Position:    admin.ReplayPosition{Archived: true, Sequence: uint64(from + n)}, Finished: from+n == l.messages, ToRead: l.messages - from - n,
-	}, nil
+	}
+	if q.Dry && n > 0 {
+		page.Oldest, page.Newest = int64(1000+from), int64(1001+from)
+		for i := range 2 {
+			page.Sample = append(page.Sample, admin.Message{To: "user:alice", ID: fmt.Sprint("m", from+i)})
+		}
+	}
+	return page, nil
 }
 
 // at is where it answers.
@@ -239,6 +246,44 @@ func TestReplayDryRunChangesNothing(t *testing.T) {
 	}
 }
 
+// A dry run of --force goes through all pages and changes nothing: none of them is asked to do anything.
+func TestReplayForceCanBeRehearsed(t *testing.T) {
+	l := &fakeLog{messages: 25, page: 10}
+	url := l.at(t)
+	for _, output := range []string{"text", "json"} {
+		l.asked = nil
+		got := operate(t, NewReplay(), "--nats", url, "--user", "alice", "--force", "--dry-run", "--rate", "1/h", "--output", output)
+		if got.code != ExitDone || len(l.asked) != 3 {
+			t.Fatalf("%d pages: %+v", len(l.asked), got)
+		}
+		for _, q := range l.asked {
+			if !q.Dry || !q.Force || q.Limit != 0 {
+				t.Errorf("asked with %+v", q)
+			}
+		}
+		if output == "text" {
+			has(t, got.out, "25 messages would be sent: 25 again, 0 as new", "oldest", "newest", "m0", "m1", "m10", "m11", "m20")
+			lacks(t, got.out, "m21")
+			continue
+		}
+		var total rehearsedForce
+		if err := json.Unmarshal([]byte(got.out), &total); err != nil {
+			t.Fatal(err)
+		}
+		if total.Messages != 25 || total.Sent != 25 || total.Oldest != 1000 || total.Newest != 1021 || len(total.Sample) != sampled {
+			t.Errorf("%+v", total)
+		}
+	}
+	l.asked, l.messages = nil, 0
+	has(t, operate(t, NewReplay(), "--nats", url, "--user", "alice", "--force", "--dry-run").out, "no message matches")
+	l.asked, l.messages = nil, 25
+	l.before = func(int) error { return problem.New(problem.BadRequest, "no") }
+	got := operate(t, NewReplay(), "--nats", url, "--user", "alice", "--force", "--dry-run")
+	if got.code != ExitFailed || strings.Contains(got.err.Error(), "--resume") {
+		t.Errorf("a rehearsal that fails: %+v", got)
+	}
+}
+
 func TestReplayUsage(t *testing.T) {
 	isolated(t)
 	for want, args := range map[string][]string{
@@ -247,7 +292,6 @@ func TestReplayUsage(t *testing.T) {
 		"--device means":            {"--device", "phone"},
 		"--user and --topic":        {"--user", "a", "--topic", "b"},
 		"away, held or nobody":      {"--reason", "lazy"},
-		"not known beforehand":      {"--user", "a", "--force", "--dry-run"},
 		"is no rate":                {"--user", "a", "--rate", "fast"},
 		"must be above zero":        {"--user", "a", "--rate", "0/s"},
 		"is no time":                {"--user", "a", "--since", "yesterday"},
