@@ -136,7 +136,7 @@ func (e *exam) gather(ctx context.Context) bool {
 	defer cancel()
 	var err error
 	if e.facts, err = fabric.Known(waiting, e.js); err != nil {
-		e.note("streams", Failure, "start a collect, or one of those that run again: it makes the fabric at its start", "there is no fabric here: %v", err)
+		e.note("streams", Failure, "start a collect, or restart one of those that run: it makes the fabric as it starts", "there is no fabric here: %v", err)
 		return false
 	}
 	e.asked = time.Now()

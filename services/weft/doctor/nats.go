@@ -94,7 +94,7 @@ func (e *exam) streams(ctx context.Context) {
 	for _, s := range e.lookUp(ctx, fabric.Streams(e.facts, fabric.Options{Replicas: replicas, MaxPayload: e.nc.MaxPayload()})) {
 		switch name := s.want.Config.Name; {
 		case errors.Is(s.err, jetstream.ErrStreamNotFound):
-			e.note("streams", Failure, "start a collect, or one of those that run again: it makes what is missing at its start", "the stream %s is missing", name)
+			e.note("streams", Failure, "start a collect, or restart one of those that run: it makes what is missing as it starts", "the stream %s is missing", name)
 			continue
 		case s.err != nil:
 			e.note("streams", Failure, "look whether all NATS servers run: without a majority of its replicas a stream stands still", "the stream %s does not answer: %v", name, s.err)
@@ -179,7 +179,7 @@ func (e *exam) consumer(ctx context.Context, stream jetstream.Stream, want jetst
 	name, of := want.Durable, stream.CachedInfo().Config.Name
 	consumer, err := stream.Consumer(ctx, name)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		e.note("consumers", Failure, "start a collect, or one of those that run again: it makes what is missing at its start", "%s has no consumer %s: nobody reads it", of, name)
+		e.note("consumers", Failure, "start a collect, or restart one of those that run: it makes what is missing as it starts", "%s has no consumer %s: nobody reads it", of, name)
 		return false
 	}
 	if err != nil {
