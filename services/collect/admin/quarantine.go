@@ -3,6 +3,7 @@ package admin
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -208,27 +209,60 @@ func (d *Desk) dropQuarantined(ctx context.Context, q admin.QuarantineOne) (*adm
 	if err != nil {
 		return nil, err
 	}
-	record, err := d.begin(ctx, "quarantine.drop", q.By, chosenOne{Number: q.Number, Tenant: e.Tenant, To: e.To, ID: e.ID, Reason: e.Reason})
+	record, err := d.beginOne(ctx, "quarantine.drop", q, e)
 	if err != nil {
 		return nil, err
 	}
 	if err := remove(ctx, stream, q.Number); err != nil {
 		return nil, err
 	}
-	d.end(ctx, record, 1, "")
+	d.end(ctx, record, record.Count+1, "")
 	return &admin.QuarantineDone{Number: q.Number, ID: e.ID}, nil
 }
 
 // chosenOne is what a record says of a message in quarantine: what it was, and how it was changed.
 type chosenOne struct {
-	Number uint64            `json:"number"`
-	Tenant string            `json:"tenant"`
-	To     string            `json:"to,omitempty"`
-	ID     string            `json:"id,omitempty"`
-	Reason problem.Code      `json:"reason"`
-	NewTo  string            `json:"new_to,omitempty"`
-	NewID  string            `json:"new_id,omitempty"`
-	Set    map[string]string `json:"set,omitempty"`
+	changed
+
+	Number uint64       `json:"number"`
+	Tenant string       `json:"tenant"`
+	To     string       `json:"to,omitempty"`
+	ID     string       `json:"id,omitempty"`
+	Reason problem.Code `json:"reason"`
+}
+
+// chosenSome is what a record says of a command for several: which were named, or what chose them.
+type chosenSome struct {
+	changed
+	admin.QuarantineRequest
+
+	Numbers []uint64 `json:"numbers,omitempty"`
+}
+
+// changed is how messages are sent again.
+type changed struct {
+	NewTo string            `json:"new_to,omitempty"`
+	NewID string            `json:"new_id,omitempty"`
+	Set   map[string]string `json:"set,omitempty"`
+}
+
+// beginOne records a change to one message before it is made; of a command for several, that it has come so far.
+func (d *Desk) beginOne(ctx context.Context, action string, q admin.QuarantineOne, e admin.Quarantined) (admin.Record, error) {
+	how := changed{NewTo: q.To, NewID: q.ID, Set: q.Set}
+	if q.Run == nil {
+		return d.begin(ctx, action, q.By, chosenOne{how, q.Number, e.Tenant, e.To, e.ID, e.Reason})
+	}
+	if err := subject.CheckID(q.Run.ID); err != nil || len(q.Run.ID) > runMost {
+		return admin.Record{}, problem.New(problem.BadRequest, "a command for several messages has an id of 1 to %d bytes, the same for all of them", runMost).In("run")
+	}
+	by := q.Run.Filter
+	by.After, by.Limit = 0, 0
+	filter, err := json.Marshal(chosenSome{how, by, q.Run.Numbers})
+	if err != nil {
+		return admin.Record{}, fmt.Errorf("encode what was asked for: %w", err)
+	}
+	r := admin.Record{ID: q.Run.ID, At: q.Run.Started, By: q.By, Action: action, Count: q.Run.Done, Filter: filter}
+	return r, d.Archive.Record(ctx, r)
 }
 
 // remove deletes a message of the stream. One that is gone is deleted.
@@ -266,9 +300,7 @@ func (d *Desk) replayQuarantined(ctx context.Context, q admin.QuarantineOne) (*a
 		return nil, err
 	}
 	m.Subject, m.Data = subject.In(to), payload
-	record, err := d.begin(ctx, "quarantine.replay", q.By, chosenOne{
-		Number: q.Number, Tenant: e.Tenant, To: e.To, ID: e.ID, Reason: e.Reason, NewTo: q.To, NewID: q.ID, Set: q.Set,
-	})
+	record, err := d.beginOne(ctx, "quarantine.replay", q, e)
 	if err != nil {
 		return nil, err
 	}
@@ -278,10 +310,10 @@ func (d *Desk) replayQuarantined(ctx context.Context, q admin.QuarantineOne) (*a
 	}
 	done := &admin.QuarantineDone{Number: q.Number, ID: idOf(m.Header), Stream: ack.Stream}
 	if err := remove(ctx, stream, q.Number); err != nil {
-		d.end(ctx, record, 1, "sent again, and still in quarantine")
+		d.end(ctx, record, record.Count+1, fmt.Sprintf("number %d was sent again, and is still in quarantine", q.Number))
 		return nil, err
 	}
-	d.end(ctx, record, 1, "")
+	d.end(ctx, record, record.Count+1, "")
 	return done, nil
 }
 

@@ -243,3 +243,38 @@ func TestQuarantineDrop(t *testing.T) {
 		t.Errorf("%d came in", len(in))
 	}
 }
+
+// A command for several messages leaves one record: who, when, what was chosen, how many so far.
+func TestOneRecordOfACommandForSeveral(t *testing.T) {
+	w := newWorld(t)
+	w.serve()
+	for n := range 4 {
+		w.setAside(problem.BadJSON, "default.user.anna", fmt.Sprint(n), nil)
+	}
+	q := admin.QuarantineOne{By: admin.By{Who: "anna"}, Run: &admin.QuarantineRun{ID: "run", Started: 5, Filter: admin.QuarantineRequest{Reason: problem.BadJSON, Until: 9}}}
+	change := func(endpoint string, number uint64) {
+		q.Number = number
+		_, err := ask[admin.QuarantineDone](w, endpoint, q)
+		w.must(err)
+		q.Run.Done++
+	}
+	change(admin.QuarantineDrop, 1)
+	change(admin.QuarantineDrop, 2)
+	q.Run = &admin.QuarantineRun{ID: "other", Started: 6, Numbers: []uint64{3, 4}}
+	q.To = "user:ben"
+	change(admin.QuarantineReplay, 3)
+	var got []string
+	for _, r := range w.recorded("") {
+		got = append(got, fmt.Sprintf("%s at %d %s %s %d %s", r.ID, r.At, r.Action, r.By.Who, r.Count, r.Filter))
+	}
+	if want := []string{
+		`other at 6 quarantine.replay anna 1 {"new_to":"user:ben","numbers":[3,4]}`,
+		`run at 5 quarantine.drop anna 2 {"reason":"bad_json","until":9}`,
+	}; !slices.Equal(got, want) {
+		t.Errorf("recorded %q", got)
+	}
+	q.Run, q.Number = &admin.QuarantineRun{}, 4
+	if _, err := ask[admin.QuarantineDone](w, admin.QuarantineDrop, q); problem.From(err).Code != problem.BadRequest {
+		t.Errorf("without an id: %v", err)
+	}
+}

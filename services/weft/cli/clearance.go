@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strconv"
@@ -94,6 +95,9 @@ func (q *clearance) run(ctx context.Context, args []string) error {
 	}
 	defer q.close()
 	q.change.By = q.by()
+	if q.all || len(numbers) > 1 { // one record of all
+		q.change.Run = &admin.QuarantineRun{ID: rand.Text(), Started: q.now().UnixMilli(), Numbers: numbers}
+	}
 	if !q.all {
 		if q.endpoint == admin.QuarantineDrop {
 			if err := q.confirmed(ctx, q.yes, fmt.Sprintf("Drop %s for good, at %s?", many(len(numbers), "message"), q.where.name)); err != nil {
@@ -106,6 +110,7 @@ func (q *clearance) run(ctx context.Context, args []string) error {
 	if now := q.now().UnixMilli() + 1; request.Until == 0 || request.Until > now {
 		request.Until = now
 	}
+	q.change.Run.Filter = request
 	total, err := q.total(ctx, request)
 	if err != nil {
 		return err
@@ -169,6 +174,11 @@ type failure struct {
 func (q *clearance) one(ctx context.Context, number uint64, o *outcome) error {
 	change := q.change
 	change.Number = number
+	if q.change.Run != nil {
+		soFar := *q.change.Run
+		soFar.Done = len(o.Done)
+		change.Run = &soFar
+	}
 	var done admin.QuarantineDone
 	err := q.askWhole(ctx, q.endpoint, change, &done)
 	refused, told := errors.AsType[*problem.Problem](err)

@@ -118,7 +118,7 @@ func TestQuarantineReplayChangesWhatWasAskedFor(t *testing.T) {
 		t.Fatalf("%+v", got)
 	}
 	q := w.changed[0]
-	if q.To != "user:bob" || q.ID != "new" || len(q.Set) != 2 || q.Set["Content-Type"] != "text/plain" || q.By.Who == "" {
+	if q.Run != nil || q.To != "user:bob" || q.ID != "new" || len(q.Set) != 2 || q.Set["Content-Type"] != "text/plain" || q.By.Who == "" {
 		t.Errorf("asked with %+v", q)
 	}
 	if value, removed := q.Set["Weft-TTL"]; !removed || value != "" {
@@ -134,6 +134,9 @@ func TestQuarantinePartlyDoneSaysHowToGoOn(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	has(t, got.out, "1 dropped, its id was an-id", "3 dropped")
+	if r := w.changed[4].Run; r == nil || r.Done != 2 || len(r.Numbers) != 5 || r.ID != w.changed[0].Run.ID {
+		t.Errorf("%+v", r)
+	}
 	has(t, got.said, "2: too_large:", "4: too_large:", "5: not_found:")
 	has(t, got.err.Error(), "3 messages could not be dropped; go on with:\n  weft quarantine drop --nats "+url+" --note x --yes 2 4")
 	if got = operate(t, NewQuarantine(), "drop", "2", "--yes", "--nats", url); got.code != ExitFailed {
@@ -160,6 +163,15 @@ func TestQuarantineAllIsOnePageAfterTheOther(t *testing.T) {
 	}
 	has(t, got.said, "Send again 8 messages, at "+url+"? [y/N]", "5: too_large:")
 	has(t, got.out, "7 messages sent again.")
+	for i, q := range w.changed { // one record of all, of what was done so far
+		done := i
+		if q.Number > 5 {
+			done--
+		}
+		if r := q.Run; r == nil || r.ID == "" || r.ID != w.changed[0].Run.ID || r.Done != done || r.Started == 0 || r.Filter.Reason != problem.BadJSON || r.Filter.Until != w.asked[0].Until {
+			t.Errorf("%d: %+v", q.Number, r)
+		}
+	}
 	for _, q := range w.asked {
 		if q.Until == 0 || q.Reason != problem.BadJSON {
 			t.Errorf("what is set aside meanwhile would be taken too: %+v", q)
