@@ -1,11 +1,15 @@
 package mongodb_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
 
 	"github.com/weftpush/weft/services/collect/archive"
 	"github.com/weftpush/weft/shared/admin"
@@ -83,6 +87,69 @@ func TestOnTheWire(t *testing.T) {
 		}
 		if n := inserts.Load(); n != 1 {
 			t.Errorf("%d commands inserted messages; the first was not confirmed", n)
+		}
+	})
+
+	t.Run("a full disk is to blame on no message", func(t *testing.T) {
+		w, a, _ := opened(t)
+		w.set(once("insert", "messages", func() change {
+			return func(bson.D) bson.D {
+				return bson.D{{Key: "ok", Value: 0.0}, {Key: "code", Value: int32(14031)}, {Key: "errmsg", Value: "the disk is full"}}
+			}
+		}))
+		_, err := a.Append(t.Context(), subject.Partition(alice, 2), []*message.Message{{To: alice, ID: "a", Payload: []byte("1")}}, nil)
+		if !errors.Is(err, archive.ErrAway) {
+			t.Errorf("the error is %v; want one that says that the archive is away", err)
+		}
+	})
+
+	t.Run("large messages come in small chunks", func(t *testing.T) {
+		_, a, _ := opened(t)
+		var batch []*message.Message
+		for i := range 16 {
+			batch = append(batch, &message.Message{To: alice, ID: fmt.Sprint(i), Payload: make([]byte, 768<<10)})
+		}
+		_, err := a.Append(t.Context(), subject.Partition(alice, 2), batch, nil)
+		must(t, err)
+		var chunks []int
+		must(t, a.Since(t.Context(), subject.Partition(alice, 2), 0, func(some []*message.Message) error {
+			chunks = append(chunks, len(some))
+			return nil
+		}))
+		if !slices.Equal(chunks, []int{11, 5}) {
+			t.Errorf("16 messages of 768 KiB came in chunks of %d", chunks)
+		}
+	})
+
+	t.Run("a read ends in time although the server does not answer in the middle of it", func(t *testing.T) {
+		w, a, d := opened(t)
+		var ids []string
+		for i := range 150 { // more than a driver gets at once
+			ids = append(ids, fmt.Sprint(i))
+		}
+		fill(t, d.opened(), alice, ids...)
+		silent := make(chan struct{})
+		w.set(func(c command) change {
+			if c.name == "getMore" || c.name == "killCursors" {
+				<-silent
+			}
+			return nil
+		})
+		t.Cleanup(func() { close(silent) })
+		ended := make(chan error, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		go func() {
+			_, err := a.Read(ctx, alice, 0, 0, 1<<20, time.Now())
+			ended <- err
+		}()
+		select {
+		case err := <-ended:
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("the error is %v", err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Error("it has not ended after 5 s")
 		}
 	})
 

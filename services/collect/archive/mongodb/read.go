@@ -22,7 +22,9 @@ import (
 const (
 	headsAtOnce = 16 // look-ups under way in one call of Heads
 	sinceChunk  = 500
-	sinceBytes  = 8 << 20 // of payload, in a chunk that has more than one message
+	sinceBytes  = 8 << 20 // of payload, in a chunk of more than one message
+	// cursorTimeout is how long the end of a cursor may take: nobody waits for it longer when the server is silent.
+	cursorTimeout = 500 * time.Millisecond
 )
 
 // Read returns a part of a mailbox. The head is read before the rows: what is purged in between is a gap either way.
@@ -151,9 +153,14 @@ func (a *Archive) sinceChunk(ctx context.Context, partition int, after place) (c
 	return chunk, last, err
 }
 
-// each gives the documents of a cursor to fn until there are no more or fn has had enough, and closes the cursor.
-func each[T any](ctx context.Context, cursor *mongo.Cursor, fn func(*T) (more bool, err error)) (err error) {
-	defer func() { err = errors.Join(err, cursor.Close(context.WithoutCancel(ctx))) }()
+// each gives the documents of a cursor to fn until there are no more or fn has had enough, and closes the cursor, also after
+// ctx has ended. A server that does not hear of that ends the cursor by itself.
+func each[T any](ctx context.Context, cursor *mongo.Cursor, fn func(*T) (more bool, err error)) error {
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cursorTimeout)
+		defer cancel()
+		_ = cursor.Close(ctx)
+	}()
 	for cursor.Next(ctx) {
 		d := new(T)
 		if err := cursor.Decode(d); err != nil {
