@@ -145,7 +145,7 @@ func decide(u archive.Attendance, now, until time.Time, grace time.Duration) arc
 		if u.Due = over.UnixMilli(); now.Before(over) {
 			return u
 		}
-		if u.Due = now.UnixMilli(); until.Before(over) {
+		if u.Due = now.Add(announceEvery).UnixMilli(); until.Before(over) {
 			return u
 		}
 	}
