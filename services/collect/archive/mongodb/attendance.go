@@ -66,7 +66,7 @@ func (p *present) count(u *archive.Attendance) {
 }
 
 // Attend stores what was decided, where nothing new is known. The server only counts what it found, so each call signs
-// what it writes where not all of it held.
+// what it writes, and reads which signatures are its own.
 func (a *Archive) Attend(ctx context.Context, some []archive.Attendance) ([]bool, error) {
 	if len(some) == 0 {
 		return nil, nil

@@ -123,9 +123,8 @@ func (a *Archive) start(ctx context.Context, r history.OpenRequest, addresses []
 	return err
 }
 
-// know says since when a device that begins is known: a user's first in the user's mailbox from the beginning, another
-// from now. Two that
-// begin at once can both be the first. The head is one that was read before, so what comes after it was archived when the
+// know says since when a device that begins is known: a user's first in the user's mailbox from the beginning, another from
+// now. Two that begin at once can both be the first. The head is one that was read before, so what comes after it was archived when the
 // device was all but stored; unlike the clocks of two machines, sequences don't differ.
 func (a *Archive) know(s *standing, others others, head int64) {
 	s.Seq, s.Past = s.Start, s.Start

@@ -1,6 +1,7 @@
 package mongodb
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -143,7 +144,7 @@ func (a *Archive) askedIn(ctx context.Context, spans []span) ([]archive.Settled,
 			seq := mailbox.Number(r.Message.Seq)
 			return seq <= s.after || seq > s.upTo
 		})
-		slices.SortFunc(covered, func(a, b archive.Row) int { return int(mailbox.Number(a.Message.Seq) - mailbox.Number(b.Message.Seq)) })
+		slices.SortFunc(covered, func(a, b archive.Row) int { return cmp.Compare(a.Message.Seq, b.Message.Seq) })
 		for _, r := range covered {
 			settled = append(settled, acknowledged(r.Message, s.place.Device, s.at))
 		}

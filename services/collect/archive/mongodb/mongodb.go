@@ -72,8 +72,9 @@ type Archive struct {
 
 var _ archive.Archive = (*Archive)(nil)
 
-// Open opens the archive in a database (empty: the one that the URI names, or weft) and creates it if it is not there. The epoch in facts is not looked at: a new
-// archive gets its own. Several processes may do it at once. The error is archive.ErrPartitions if it was created
+// Open opens the archive in a database (empty: the one that the URI names, or weft) and creates it if it is not there. The
+// epoch in facts is not looked at: a new archive gets its own, and so does one whose facts were removed because a backup was
+// restored. Several processes may do it at once. The error is archive.ErrPartitions if it was created
 // with another number. A server that can't be reached is an error when ctx ends, at the latest after the driver's
 // selection timeout (30 s unless the URI says otherwise).
 func Open(ctx context.Context, uri, database string, facts archive.Facts) (*Archive, error) {

@@ -22,8 +22,8 @@ import (
 // commands at once have more updates than that. No MongoDB does.
 const purgeChunk = 100
 
-// Purge applies the retention, also to the ledger, then empties what expired, in writes of a few documents each, so a purge that was
-// interrupted has done a part of its work. Several may run at once.
+// Purge applies the retention, also to the ledger, then empties what expired, in writes of a few documents each, so a purge
+// that was interrupted has done a part of its work. Several may run at once.
 func (a *Archive) Purge(ctx context.Context, partition int, policy archive.Policy, now time.Time) (int, error) {
 	settled := now.Add(-policy.MinAge).UnixMilli() // archived at this time or before: old enough to be touched
 	old := min(now.Add(-policy.Retention).UnixMilli(), settled+1)
