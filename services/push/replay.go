@@ -41,6 +41,7 @@ const roomWithin = time.Second
 type repetition struct {
 	run  string
 	from uint64 // what had not been sent when it came: it is sent once, as ever, and not again
+	upTo uint64 // what was sent again: once, also when the replay does not hear of it and asks anew
 	// passed is where there was no room; nothing behind it is sent again before it. A client may acknowledge as it handles, and
 	// would acknowledge what it was not sent again.
 	passed uint64
@@ -87,6 +88,7 @@ func (s *session) replay(l *lane, it item, run string) node.Fate {
 		if it.to >= l.next {
 			return fullFor(s.fullSince)
 		}
+	case it.to <= r.upTo:
 	case l.acked < r.passed && r.passed < it.to:
 		return fullFor(r.since)
 	case s.queued+s.held > 0 && !s.room(len(it.object)):
@@ -95,7 +97,7 @@ func (s *session) replay(l *lane, it item, run string) node.Fate {
 		}
 		return fullFor(r.since)
 	default:
-		r.passed = 0
+		r.passed, r.upTo = 0, it.to
 		s.write(it.object)
 	}
 	return node.FateSent
