@@ -1,9 +1,13 @@
 package collect
 
 import (
+	"fmt"
 	"testing"
+	"time"
 
+	"github.com/weftpush/weft/services/collect/archive"
 	"github.com/weftpush/weft/shared/node"
+	"github.com/weftpush/weft/shared/subject"
 )
 
 // TestANodeThatReportsBeforeItIsAsked: a node that was cut off and has said something of one user has not said whom else
@@ -33,4 +37,29 @@ func TestANodeThatReportsBeforeItIsAsked(t *testing.T) {
 			return false
 		}
 	})
+}
+
+// TestManyNodesThatHang are asked soon enough for the round to count: one that takes long looks like a collect that was away,
+// and then nobody is judged.
+func TestManyNodesThatHang(t *testing.T) {
+	w := newWorld(t)
+	var nodes []archive.Node
+	for i := range 100 {
+		id := fmt.Sprint("node-", i)
+		if _, err := w.nc.SubscribeSync(subject.NodeControl(id)); err != nil {
+			t.Fatal(err)
+		}
+		nodes = append(nodes, archive.Node{ID: id})
+	}
+	p := &prober{Service: w.settler().Service, looked: time.Now()}
+	begun := time.Now()
+	answers := p.probe(t.Context(), nodes)
+	if ended := time.Now(); p.wasAway(begun, ended) {
+		t.Errorf("it counts as away: the round took %s", ended.Sub(begun))
+	}
+	for i, err := range answers {
+		if err == nil {
+			t.Errorf("%s answered", nodes[i].ID)
+		}
+	}
 }

@@ -21,10 +21,10 @@ import (
 
 const (
 	// probeEvery is how often nodes that may have users are asked whether they are alive, probeWait how long they have to
-	// answer, and probesAtOnce how many are asked at once.
+	// answer, and probesAtOnce how many are asked at once: so many that a round is short also when all of a rack hang.
 	probeEvery   = 2 * time.Second
 	probeWait    = time.Second
-	probesAtOnce = 16
+	probesAtOnce = 256
 	// deadAfter is for how long nobody may listen on a node's subject until its users count as gone, and silentAfter for
 	// how long a node that listens may not answer: it is the lease.
 	deadAfter   = 5 * time.Second
