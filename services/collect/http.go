@@ -3,6 +3,7 @@ package collect
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -142,7 +143,7 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 // takePosts publishes in order. After a message that may or may not have been archived no other is tried: the
 // publisher sends it again, and what stands behind it must not have gone ahead.
 func (s *Service) takePosts(ctx context.Context, who *identity.Identity, body []byte) ([]posted, error) {
-	var posts []post
+	var posts []json.RawMessage
 	if err := strictly(body, &posts); err != nil {
 		return nil, err
 	}
@@ -150,8 +151,13 @@ func (s *Service) takePosts(ctx context.Context, who *identity.Identity, body []
 		return nil, problem.New(problem.TooLarge, "%d messages are too many for one request; the most is %d", len(posts), postMost)
 	}
 	messages := make([]*message.Message, len(posts))
-	for i, p := range posts {
-		m, err := s.fromPost(who, p)
+	for i, raw := range posts {
+		var p post
+		err := strictly(raw, &p)
+		var m *message.Message
+		if err == nil {
+			m, err = s.fromPost(who, p)
+		}
 		if err != nil {
 			return nil, indexed(err, i)
 		}
@@ -245,9 +251,43 @@ func strictly(body []byte, v any) error {
 		}
 	}
 	if err != nil {
-		return problem.New(problem.BadRequest, "the body is not a message or an array of messages as JSON: %v", err)
+		return unread(err)
 	}
 	return nil
+}
+
+// unread is the problem of a body that is not as it should be. Where a member has a value of another kind, or is unknown,
+// it says which and what is meant.
+func unread(err error) *problem.Problem {
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && wrong.Field == "" {
+		return problem.New(problem.BadRequest, "a JSON %s is no message; send an object such as {\"to\":\"user:alice\",\"data\":1}, or an array of them", wrong.Value)
+	} else if ok {
+		return problem.New(problem.BadRequest, "%s must be %s, and is a JSON %s", wrong.Field, memberKind(wrong.Field), wrong.Value).In(wrong.Field)
+	}
+	if _, ok := errors.AsType[base64.CorruptInputError](err); ok {
+		return problem.New(problem.BadRequest, "data64 must be %s: %v", memberKind("data64"), err).In("data64")
+	}
+	if _, name, ok := strings.Cut(err.Error(), "json: unknown field "); ok { // the library has no type for it
+		name = strings.Trim(name, `"`)
+		return problem.New(problem.BadRequest, "there is no member %q; a message has to, id, type, data or data64, content_type, ttl, traceparent and receipt", name).In(name)
+	}
+	return problem.New(problem.BadRequest, "the body is not a message or an array of messages as JSON: %v", err)
+}
+
+// memberKind is what the value of a member has to be.
+func memberKind(name string) string {
+	switch name {
+	case "to":
+		return `a string such as "user:alice"`
+	case "ttl":
+		return `a string such as "90s" or "24h"`
+	case "receipt":
+		return `the string "delivered"`
+	case "data64":
+		return "a string of standard base64, with padding"
+	default:
+		return "a string"
+	}
 }
 
 // indexed says which message of an array a problem belongs to.

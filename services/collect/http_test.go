@@ -132,15 +132,15 @@ func TestPostRefuses(t *testing.T) {
 		{"good", `{"to":"user:alice","data":1}}`, 400, problem.BadRequest, ""},
 		{"good", `{"to":"user:alice","data":1}]`, 400, problem.BadRequest, ""},
 		{"good", `{"to":"user:alice","data":1} {}`, 400, problem.BadRequest, ""},
-		{"good", `{"to":"user:alice","data":1,"tll":"1h"}`, 400, problem.BadRequest, ""},
-		{"good", `[{"to":"user:alice","data":1,"tll":"1h"}]`, 400, problem.BadRequest, ""},
+		{"good", `{"to":"user:alice","data":1,"tll":"1h"}`, 400, problem.BadRequest, "tll"},
+		{"good", `[{"to":"user:alice","data":1,"tll":"1h"}]`, 400, problem.BadRequest, "[0].tll"},
 		{"good", `null`, 422, problem.BadAddress, "to"},
 		{"good", `{"to":"robot:1","data":1}`, 422, problem.BadAddress, "to"},
 		{"good", `{"to":"user:` + strings.Repeat("a", 129) + `","data":1}`, 422, problem.IDTooLong, "to"},
 		{"good", `{"to":"topic:news","data":1}`, 403, problem.Forbidden, "to"},
 		{"good", `{"to":"user:alice"}`, 422, problem.Empty, "data"},
 		{"good", `{"to":"user:alice","data":1,"data64":"AA=="}`, 400, problem.BadRequest, "data64"},
-		{"good", `{"to":"user:alice","data64":"e30=x"}`, 400, problem.BadRequest, ""},
+		{"good", `{"to":"user:alice","data64":"e30=x"}`, 400, problem.BadRequest, "data64"},
 		{"good", `{"to":"user:alice","data64":"ew=="}`, 422, problem.BadJSON, "data"},
 		{"good", `{"to":"user:alice","data":1,"ttl":"soon"}`, 422, problem.BadHeader, "ttl"},
 		{"good", `{"to":"user:alice","data":1,"type":"` + strings.Repeat("t", 257) + `"}`, 422, problem.BadHeader, "type"},
@@ -161,6 +161,34 @@ func TestPostRefuses(t *testing.T) {
 		}
 	}
 	d.logged(2) // nothing of an array that can't be read is published
+}
+
+// A member with a value of another kind is named, with what it has to be, in words that are not a library's.
+func TestPostSaysWhatAMemberHasToBe(t *testing.T) {
+	d := newDoor(t)
+	for body, want := range map[string]string{
+		`{"to":"user:alice","data":1,"receipt":true}`:       `receipt: receipt must be the string "delivered", and is a JSON bool`,
+		`{"to":5,"data":1}`:                                 `to: to must be a string such as "user:alice", and is a JSON number`,
+		`{"to":"user:alice","data":1,"id":[]}`:              `id: id must be a string, and is a JSON array`,
+		`{"to":"user:alice","data":1,"type":{}}`:            `type: type must be a string, and is a JSON object`,
+		`{"to":"user:alice","data":1,"content_type":1}`:     `content_type: content_type must be a string, and is a JSON number`,
+		`{"to":"user:alice","data":1,"ttl":90}`:             `ttl: ttl must be a string such as "90s" or "24h", and is a JSON number`,
+		`{"to":"user:alice","data":1,"traceparent":1}`:      `traceparent: traceparent must be a string, and is a JSON number`,
+		`{"to":"user:alice","data":1,"not_before":1}`:       `not_before: not_before must be a string, and is a JSON number`,
+		`{"to":"user:alice","data":1,"collapse":1}`:         `collapse: collapse must be a string, and is a JSON number`,
+		`{"to":"user:alice","data64":{}}`:                   `data64: data64 must be a string of standard base64, with padding, and is a JSON object`,
+		`{"to":"user:alice","data64":"!"}`:                  `data64: data64 must be a string of standard base64, with padding: illegal base64 data at input byte 0`,
+		`{"to":"user:alice","data":1,"recipt":"delivered"}`: `recipt: there is no member "recipt"; a message has to, id, type,`,
+		`5`: `: a JSON number is no message; send an object`,
+		`[{"to":"user:alice","data":1},{"receipt":true}]`: `[1].receipt: receipt must be the string "delivered", and is a JSON bool`,
+		`[{"to":"user:alice","data":1},"x"]`:              `[1]: a JSON string is no message; send an object`,
+	} {
+		status, _, answer := d.post("good", body)
+		p := decode[problem.Problem](t, answer)
+		if got := p.Field + ": " + p.Message; status != 400 || p.Code != problem.BadRequest || !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %d %q, want %q", body, status, got, want)
+		}
+	}
 }
 
 func TestPostArray(t *testing.T) {

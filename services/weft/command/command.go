@@ -40,6 +40,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := &cobra.Command{
 		Use:           "weft",
 		Short:         "Weft delivers messages that are published on NATS to every device of their user",
+		Version:       cli.Version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
@@ -68,6 +69,8 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			root.AddCommand(c)
 		}
 	}
+	root.SetVersionTemplate("weft {{.Version}}\n")
+	root.SetHelpCommand(cli.NewHelp())
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err != nil {
