@@ -49,9 +49,9 @@ func NewReplay() *cobra.Command {
 		Use:   "replay",
 		Short: "Send again what was not delivered",
 		Long: `Send again what no device of its user has acknowledged: the messages that the same flags of "weft undelivered" choose, in
-the order of JetStream, and of the archive for what is older than the log keeps. It reaches sessions that are connected; users
-who are away, or whose client has not read for a second, are counted as waiting, and get it when they come back, as always. What was archived after the replay began is left
-alone. When all is acknowledged, a second replay sends nothing.
+the order of JetStream, and of the archive for what is older than the log keeps. It reaches sessions that are connected;
+what is of users who are away, or whose clients neither read nor acknowledge, is counted as waiting: it comes by itself when they
+do. What was archived after the replay began is left alone. When all is acknowledged, a second replay sends nothing.
 
 With --force also what was acknowledged is sent again: as new messages, with the id <id>~<run> and marked "re". Doing it again
 with --resume copies nothing twice; doing it anew does.
