@@ -11,7 +11,7 @@ import (
 )
 
 // few are the collections that hold a handful of documents: what is asked of them may look at all.
-var few = []string{"facts", "nodes", "marks"} //nolint:gochecknoglobals // never changed
+var few = []string{"facts", "nodes", "marks"}
 
 // declared is an index by its keys, and the field that a document must have as true to be in it.
 type declared struct {

@@ -19,7 +19,7 @@ import (
 )
 
 // report is what a node says of one user.
-func report(a archive.Archive, number uint64, on bool, user subject.Address, t *testing.T) {
+func report(t *testing.T, a archive.Archive, number uint64, on bool, user subject.Address) {
 	t.Helper()
 	r := archive.Report{Node: "one", Presence: ledger.Presence{Number: number, Users: []ledger.Seen{{User: user.Tokens(), On: on, At: int64(number)}}}}
 	must(t, a.Report(t.Context(), []archive.Report{r}, time.UnixMilli(1000), 0))
@@ -41,12 +41,12 @@ func TestOnTheWire(t *testing.T) {
 	t.Run("a report holds although an earlier one comes between", func(t *testing.T) {
 		w, slow, d := opened(t)
 		other := d.opened()
-		report(other, 1, true, alice, t)
+		report(t, other, 1, true, alice)
 		w.set(once("update", "presence", func() change {
-			report(other, 2, true, alice, t)
+			report(t, other, 2, true, alice)
 			return nil
 		}))
-		report(slow, 3, false, alice, t)
+		report(t, slow, 3, false, alice)
 		due, err := slow.Due(t.Context(), subject.Partition(alice, 2), time.UnixMilli(2000), 10)
 		must(t, err)
 		if len(due) != 1 || due[0].On {
@@ -156,9 +156,9 @@ func TestOnTheWire(t *testing.T) {
 	t.Run("upserts that lose a race are done again", func(t *testing.T) {
 		w, a, _ := opened(t)
 		w.set(once("update", "attendances", taken))
-		report(a, 1, true, alice, t)
+		report(t, a, 1, true, alice)
 		w.set(once("update", "nodes", taken))
-		report(a, 2, false, alice, t)
+		report(t, a, 2, false, alice)
 		w.set(once("update", "records", taken))
 		must(t, a.Record(t.Context(), admin.Record{ID: "r", At: 1, Action: "drain"}))
 	})
