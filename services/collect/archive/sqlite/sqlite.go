@@ -29,6 +29,9 @@ const (
 	upgradeTimeout = 10 * time.Minute
 	openPause      = 10 * time.Millisecond // between two attempts to open
 	readers        = 4                     // connections for reading
+	// walKept is how many bytes of the write-ahead log beside the file are kept once what they hold is in the file: an upgrade
+	// writes all of the file into it.
+	walKept = 64 << 20
 )
 
 // ErrClosed is the error of a write after Close.
@@ -136,8 +139,8 @@ func dataSource(path string) (string, error) {
 		return "", fmt.Errorf("sqlite: %w", err)
 	}
 	escaped := (&url.URL{Path: filepath.ToSlash(path)}).EscapedPath()
-	return fmt.Sprintf("file:%s?_pragma=busy_timeout(%d)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)",
-		escaped, busyTimeout.Milliseconds()), nil
+	return fmt.Sprintf("file:%s?_pragma=busy_timeout(%d)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=journal_size_limit(%d)",
+		escaped, busyTimeout.Milliseconds(), walKept), nil
 }
 
 // Facts are the archive's epoch and partitions.

@@ -131,3 +131,19 @@ func mustSteps(t *testing.T, a *Archive, to subject.Address) func(uint64) archiv
 		return steps
 	}
 }
+
+// An upgrade writes all of the file into the log beside it, which must not keep that size.
+func TestLogShrinks(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "weft.db")
+	w, err := newWriter(t.Context(), path, source(t, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var limit int
+	if err := w.conn.QueryRowContext(t.Context(), "PRAGMA journal_size_limit").Scan(&limit); err != nil || limit != walKept || limit >= longWAL {
+		t.Errorf("%d bytes of the log are kept, %v; want %d, below those that are warned of: %d", limit, err, walKept, longWAL)
+	}
+	if err := w.close(); err != nil {
+		t.Error(err)
+	}
+}
