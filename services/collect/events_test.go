@@ -390,13 +390,13 @@ func TestWhatIsDecided(t *testing.T) {
 		what  string // of the event that is opened
 		due   int64
 	}{
-		"came":                      {archive.Attendance{On: true, Since: 5, Noted: early}, now, "online at 5", now.UnixMilli()},
-		"came, by a clock ahead":    {archive.Attendance{On: true, Since: 200_000, Noted: early}, now, "online at 100000", now.UnixMilli()},
-		"is there as was told":      {archive.Attendance{On: true, Told: true, Turn: 3}, now, "", archive.NotDue},
-		"gone as was told":          {archive.Attendance{Noted: late}, now, "", archive.NotDue},
-		"gone, not for long":        {archive.Attendance{Told: true, Noted: early}, now, "", now.Add(time.Millisecond).UnixMilli()},
-		"gone for long":             {archive.Attendance{Told: true, Since: 7, Noted: late}, now, "offline at 7", now.UnixMilli()},
-		"gone, by a clock behind":   {archive.Attendance{Told: true, At: 9, Since: 7, Noted: late}, now, "offline at 9", now.UnixMilli()},
+		"came":                    {archive.Attendance{On: true, Since: 5, Noted: early}, now, "online at 5", now.UnixMilli()},
+		"came, by a clock ahead":  {archive.Attendance{On: true, Since: 200_000, Noted: early}, now, "online at 100000", now.UnixMilli()},
+		"is there as was told":    {archive.Attendance{On: true, Told: true, Turn: 3}, now, "", archive.NotDue},
+		"gone as was told":        {archive.Attendance{Noted: late}, now, "", archive.NotDue},
+		"gone, not for long":      {archive.Attendance{Told: true, Noted: early}, now, "", now.Add(time.Millisecond).UnixMilli()},
+		"gone for long":           {archive.Attendance{Told: true, Since: 7, Noted: late}, now, "offline at 7", now.UnixMilli()},
+		"gone, by a clock behind": {archive.Attendance{Told: true, At: 9, Since: 7, Noted: late}, now, "offline at 9", now.UnixMilli()},
 		// At the next look, not in this one again: so many may wait that it would do nothing else.
 		"gone, reports are missing": {archive.Attendance{Told: true, Noted: late}, now.Add(-time.Millisecond), "", now.Add(announceEvery).UnixMilli()},
 	} {

@@ -5,7 +5,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/weftpush/weft/services/collect/archive"
+	"github.com/weftpush/weft/shared/fabric"
+	"github.com/weftpush/weft/shared/ledger"
 	"github.com/weftpush/weft/shared/node"
 	"github.com/weftpush/weft/shared/subject"
 )
@@ -61,5 +65,34 @@ func TestManyNodesThatHang(t *testing.T) {
 		if err == nil {
 			t.Errorf("%s answered", nodes[i].ID)
 		}
+	}
+}
+
+// TestACollectThatIsCutOffJudgesNobody: the part of a cluster that it is connected to has no majority, and the nodes are in
+// the other one.
+func TestACollectThatIsCutOffJudgesNobody(t *testing.T) {
+	w := newWorld(t)
+	r := archive.Report{Node: "beyond", Presence: ledger.Presence{Number: 1, Users: []ledger.Seen{{User: alice.Tokens(), On: true}}}}
+	if err := w.archive.Report(t.Context(), []archive.Report{r}, time.Now(), 0); err != nil {
+		t.Fatal(err)
+	}
+	p := &prober{Service: w.settler().Service}
+	silent := func() bool {
+		p.heard, p.looked = map[string]time.Time{"beyond": time.Now().Add(-deadAfter - time.Second)}, time.Now()
+		err := p.round(t.Context())
+		nodes, failure := w.archive.Nodes(t.Context())
+		if failure != nil || len(nodes) != 1 || nodes[0].Silent != (err == nil) {
+			t.Fatalf("%v, %v; %v", nodes, failure, err)
+		}
+		return nodes[0].Silent
+	}
+	if silent() { // no server answers for the stream of reports
+		t.Error("a node is given up by a collect that is cut off")
+	}
+	if _, err := w.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: fabric.AckStream, Subjects: []string{subject.PresenceAll}}); err != nil {
+		t.Fatal(err)
+	}
+	if !silent() {
+		t.Error("a node that is gone is not given up")
 	}
 }

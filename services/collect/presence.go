@@ -145,7 +145,7 @@ func (p *prober) round(ctx context.Context) error {
 		clear(p.heard)
 	}
 	known, unasked := make(map[string]time.Time, len(nodes)), make(map[string]bool)
-	var failed []error
+	gone := make(map[string]time.Time)
 	for i, n := range nodes {
 		last, ok := p.heard[n.ID]
 		if answers[i] == nil || !ok {
@@ -156,14 +156,29 @@ func (p *prober) round(ctx context.Context) error {
 			unasked[n.ID] = true
 		}
 		if limit := patienceWith(answers[i]); !n.Silent && ended.Sub(last) >= limit {
-			p.log.Warn("a node can't be reached; its users count as gone", "node", n.ID, "since", last)
-			unasked[n.ID] = true
-			failed = append(failed, p.withArchive(ctx, func(ctx context.Context) error {
-				return p.archive.Silence(ctx, n.ID, last.UnixMilli(), ended, p.cfg.OfflineAfter)
-			}))
+			gone[n.ID], unasked[n.ID] = last, true
 		}
 	}
 	p.heard, p.unasked, p.looked = known, unasked, time.Now()
+	return p.giveUp(ctx, gone, ended)
+}
+
+// giveUp stores that nodes can't be reached since some time, unless it is this collect that reaches nobody: the part of the
+// NATS cluster that it is connected to may have no majority, and JetStream does not answer there.
+func (p *prober) giveUp(ctx context.Context, gone map[string]time.Time, now time.Time) error {
+	if len(gone) == 0 {
+		return nil
+	}
+	if _, err := p.reportedUntil(ctx, subject.PresenceAll, now); err != nil {
+		return err
+	}
+	var failed []error
+	for id, last := range gone {
+		p.log.Warn("a node can't be reached; its users count as gone", "node", id, "since", last)
+		failed = append(failed, p.withArchive(ctx, func(ctx context.Context) error {
+			return p.archive.Silence(ctx, id, last.UnixMilli(), now, p.cfg.OfflineAfter)
+		}))
+	}
 	return errors.Join(failed...)
 }
 
