@@ -1,11 +1,15 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
+	"github.com/weftpush/weft/services/weft/local"
 	"github.com/weftpush/weft/shared/admin"
 	"github.com/weftpush/weft/shared/protocol"
 )
@@ -140,4 +144,105 @@ func (o terminal) sendTwice(d *device, user string, ids []string) {
 	d.ack(2 * taken)
 	d.silent()
 	o.recorded("they lost it", taken)
+}
+
+// A push node, the dispatches or the collects die by kill -9 while a replay is at work. Nothing is lost or reordered, no
+// session is sent anything again more than once, and the counts add up.
+func TestReplayWhileSomethingDies(t *testing.T) {
+	for _, role := range []string{"push", "dispatch", "collect"} {
+		t.Run(role, func(t *testing.T) {
+			f := &fabric{t: t, kind: "up", data: t.TempDir()}
+			f.start()
+			t.Cleanup(f.stop)
+			o := terminal{t, f}
+			publishMany(t, f.connect(), "alice", 1, taken)
+			d := f.device("alice", "phone", protocol.FromClient{})
+			take(d)
+			o.awaitUndelivered(taken, "--user", "alice")
+			ended := make(chan ran, 1)
+			go func() {
+				out, said, code := o.weft("replay", "--user", "alice", "--rate", "200/s", "--yes", "--output", "json")
+				ended <- ran{out, said, code}
+			}()
+			for n := range 20 {
+				if m := d.message(uint64(n + 1)); !m.Again {
+					t.Fatalf("%.200s instead of message %d sent again", m.raw, n+1)
+				}
+			}
+			heard := hearing{first: taken, again: 20}
+			if f.killAll(role); role == "push" { // the device's is the first: it goes to the other one
+				d, heard = f.device("alice", "phone", protocol.FromClient{}), hearing{}
+			}
+			r := <-ended
+			var done admin.ReplayCount
+			if err := json.Unmarshal([]byte(r.out), &done); err != nil || r.code != 0 {
+				t.Fatalf("replay: %v, exit %d\n%s%s", err, r.code, r.out, r.said)
+			}
+			again := heard.hears(d)
+			t.Logf("%+v; %d came again", done, again)
+			if done.Matched != taken || done.Sent+done.Waiting != taken {
+				t.Errorf("the replay says %+v; there were %d", done, taken)
+			}
+			if role != "push" && again < done.Sent {
+				t.Errorf("%d came again; the replay says %+v", again, done)
+			}
+			d.ack(taken)
+			o.awaitUndelivered(0, "--user", "alice")
+			if twice := o.replay("--user", "alice"); twice.Matched+twice.Sent+twice.Waiting+twice.Copied != 0 {
+				t.Errorf("the second replay: %+v; want nothing", twice)
+			}
+			d.silent()
+		})
+	}
+}
+
+// ran is how a command line ended.
+type ran struct {
+	out, said string
+	code      int
+}
+
+// killAll ends by kill -9 the processes of a role; of push nodes the first, to which the first device is connected.
+func (f *fabric) killAll(role string) {
+	f.t.Helper()
+	killed, port := 0, local.Port(f.manifest.Push[0])
+	for _, p := range f.manifest.Processes {
+		if p.Role != role || role == "push" && !slices.Contains(p.Ports, port) {
+			continue
+		}
+		if err := syscall.Kill(p.PID, syscall.SIGKILL); err != nil {
+			f.t.Fatalf("kill %s: %v", p.Name, err)
+		}
+		killed++
+	}
+	if killed == 0 {
+		f.t.Fatalf("there is no process with the role %s: %+v", role, f.manifest.Processes)
+	}
+}
+
+// hearing is what a device has had: messages for the first time, and the last one that was sent again.
+type hearing struct{ first, again uint64 }
+
+// hears takes what comes until all messages have: for the first time without a hole, again in order and once. It returns
+// how many have come again.
+func (c hearing) hears(d *device) (again int) {
+	d.t.Helper()
+	again = int(c.again)
+	for asked := false; ; {
+		if c.first == taken && !asked {
+			asked = true
+			d.say(protocol.Beat{T: protocol.TPing})
+		}
+		switch m := d.next(); {
+		case m.T == protocol.TPong:
+			return again
+		case m.T == protocol.TMsg && m.Seq == c.first+1:
+			c.first++
+		case m.T == protocol.TMsg && m.Again && m.Seq > c.again && m.Seq <= c.first:
+			c.again = m.Seq
+			again++
+		default:
+			d.t.Fatalf("%.200s came after %d, and %d again", m.raw, c.first, c.again)
+		}
+	}
 }
