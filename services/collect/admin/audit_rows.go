@@ -82,7 +82,7 @@ func (a *auditing) enter(ctx context.Context, rows []archive.Row) error {
 	return nil
 }
 
-// stand learns how the addresses of rows stand, each once in a page, and looks whether a cursor is above the head.
+// stand learns how the addresses of rows stand, each once in a page.
 func (a *auditing) stand(ctx context.Context, rows []archive.Row) error {
 	var fresh []subject.Address
 	for _, r := range rows {
@@ -97,12 +97,6 @@ func (a *auditing) stand(ctx context.Context, rows []archive.Row) error {
 	}
 	for _, to := range fresh {
 		a.boxes[to].standing = standing[to]
-		if standing[to].Handled <= standing[to].Head {
-			continue
-		}
-		if err := a.checkCursors(ctx, to, standing[to]); err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -110,6 +104,10 @@ func (a *auditing) stand(ctx context.Context, rows []archive.Row) error {
 // checkCursors names the cursors of an address that are above its head. It reads the head once more, since an archive may
 // tell head and cursors one after the other.
 func (a *auditing) checkCursors(ctx context.Context, to subject.Address, before archive.Standing) error {
+	next, err := a.Archive.Rows(ctx, to, a.boxes[to].last+1, 1)
+	if err != nil || len(next) > 0 && next[0].Message.Archived < a.until {
+		return err // a later page has the rest of this address, and looks then
+	}
 	again, err := a.Archive.Standing(ctx, []subject.Address{to}, "")
 	if err != nil || before.Handled <= again[to].Head {
 		return err
@@ -139,6 +137,11 @@ func (a *auditing) checkCursors(ctx context.Context, to subject.Address, before 
 func (a *auditing) checkEnds(ctx context.Context) error {
 	var open []subject.Address
 	for to, b := range a.boxes {
+		if b.last > 0 && b.standing.Handled > b.standing.Head {
+			if err := a.checkCursors(ctx, to, b.standing); err != nil {
+				return err
+			}
+		}
 		if b.last > 0 && b.last < b.standing.Head {
 			open = append(open, to)
 		}

@@ -212,6 +212,11 @@ func TestACursorAboveTheHead(t *testing.T) {
 	if want := []string{"cursor_ahead user:u1 11 "}; !slices.Equal(found(page), want) || !strings.Contains(page.Breaks[0].Message, "tab (11)") {
 		t.Errorf("%+v; want %q", page.Breaks, want)
 	}
+	for b.rows = 2; b.rows < 12; b.rows += 3 { // the address is in several pages
+		if page := b.audited(); page.Broken != 1 {
+			t.Errorf("pages of %d: %d broken: %q", b.rows, page.Broken, found(page))
+		}
+	}
 }
 
 // An acknowledged message that asked for receipts has one, but for what was acknowledged a moment ago.
