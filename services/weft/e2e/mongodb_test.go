@@ -81,7 +81,15 @@ func operatorsSeeAll(t *testing.T, f *fabric) {
 	var set admin.QuarantinePage
 	o.json(&set, "quarantine", "ls")
 	if len(set.Entries) != 1 || set.Entries[0].To != "user:carol" {
-		t.Errorf("in quarantine are %+v", set.Entries)
+		t.Fatalf("in quarantine are %+v", set.Entries)
+	}
+	if out, said, code := o.weft("quarantine", "drop", fmt.Sprint(set.Entries[0].Number), "--yes"); code != 0 {
+		t.Errorf("drop: exit %d\n%s%s", code, out, said)
+	}
+	var records admin.RecordsAnswer
+	o.json(&records, "audit", "records")
+	if newest := records.Records[0]; newest.Action != "quarantine.drop" || newest.Count != 1 {
+		t.Errorf("the newest record is %+v", newest)
 	}
 }
 
