@@ -301,9 +301,23 @@ func (l *auditLog) lost(ctx context.Context, e logged, b *audited) error {
 	if l.broken[placeAt(e.to, e.seq)] {
 		return nil
 	}
+	if earlier, err := l.isBefore(ctx, e); err != nil || earlier {
+		return err // it was named from there, perhaps by a page before
+	}
 	l.page.Balance.Accepted++
 	l.breaks(e.to, e.seq, e.id, "not_in_archive", func() string { return lostSentence })
 	return nil
+}
+
+// isBefore says whether the log has a message earlier as well: it was published again.
+func (l *auditLog) isBefore(ctx context.Context, e logged) (before bool, err error) {
+	c := from(jetstream.ConsumerConfig{FilterSubject: subject.Msg(l.partition, e.to)}, 0, max(1, l.since-auditEarly.Milliseconds()))
+	err = l.walk(ctx, fabric.MsgStream(l.partition), c, func(m jetstream.Msg, meta *jetstream.MsgMetadata) (more bool, err error) {
+		same, ok := loggedOf(m, meta.Sequence.Stream)
+		before = ok && same.at < e.at && same.seq == e.seq && same.id == e.id
+		return !before && meta.Sequence.Stream < e.at, nil
+	})
+	return before, err
 }
 
 // rowBelow is the highest row below a sequence, nil if there is none.

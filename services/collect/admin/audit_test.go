@@ -281,6 +281,25 @@ func TestPagesAddUp(t *testing.T) {
 	}
 }
 
+// A lost message that the log has twice, because a new owner published it again, is one, wherever a page ends.
+func TestALostMessageThatWasLoggedTwiceIsOne(t *testing.T) {
+	b := newBooks(t)
+	all := notes(60, 60)
+	b.archived(all...)
+	b.exec(`UPDATE messages SET archived = archived - 1000 + key`)
+	for i, m := range all {
+		m.Archived += int64(i) + 1 - 1000
+	}
+	b.logged("", all...)
+	b.logged(" again", all[10:30]...)
+	b.exec(`DELETE FROM messages WHERE id IN ('id-5', 'id-15', 'id-25')`)
+	for b.rows = 2; b.rows < 40; b.rows += 9 {
+		if page := b.audited(); page.Broken != 3 || page.Balance.Accepted != 60 {
+			t.Errorf("pages of %d: %d broken of %d: %q", b.rows, page.Broken, page.Balance.Accepted, found(page))
+		}
+	}
+}
+
 // A lost message that lies in the log behind one that was archived later is counted once, wherever a page ends.
 func TestLogOutOfOrderAtTheEndOfAPage(t *testing.T) {
 	b := newBooks(t)
