@@ -119,6 +119,30 @@ func TestUpgradeOfVersionOne(t *testing.T) {
 	if got := upTo(3); got.Routed != nil {
 		t.Errorf("after the purge the routing of 3 is %+v", got.Routed)
 	}
+	const ofNothing = `SELECT (SELECT count(*) FROM steps WHERE message NOT IN (SELECT key FROM messages)) +
+		(SELECT count(*) FROM routed WHERE message NOT IN (SELECT key FROM messages))`
+	var left int
+	if err := a.db.QueryRowContext(t.Context(), ofNothing).Scan(&left); err != nil || left != 0 {
+		t.Errorf("the purge left %d rows of the ledger of what it deleted, %v", left, err)
+	}
+}
+
+// No two messages have one place, whoever writes into the file.
+func TestPlacesAreUnique(t *testing.T) {
+	path := olderOne(t)
+	openAll(t, path, archive.Facts{Partitions: 2})
+	w, err := newWriter(t.Context(), path, source(t, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const again = `INSERT INTO messages (mailbox, seq, id, partition, archived, at, expires, again, receipt, type, content_type, trace, why, hash, payload)
+		SELECT mailbox, seq, 'another', partition, archived, at, expires, again, receipt, type, content_type, trace, why, hash, payload FROM messages WHERE key = 4`
+	if _, err := w.conn.ExecContext(t.Context(), again); err == nil {
+		t.Error("a place was taken twice")
+	}
+	if err := w.close(); err != nil {
+		t.Error(err)
+	}
 }
 
 func mustSteps(t *testing.T, a *Archive, to subject.Address) func(uint64) archive.Steps {
