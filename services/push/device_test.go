@@ -87,9 +87,7 @@ func TestAnotherNodeIsToldUntilItAnswers(t *testing.T) {
 	must(t, w.nc.Flush())
 	_, err = w.table.Connect(t.Context(), route.Connection{User: alice, Device: "phone", Node: "deaf", Session: "old"})
 	must(t, err)
-	begun := time.Now()
-	n.device(t, "alice", "phone").quiet()
-	if took := time.Since(begun); took >= orderTimeout {
+	if took := spent(func() { n.device(t, "alice", "phone") }); took >= orderTimeout*3/4 {
 		t.Errorf("the client waited %s for a node that does not answer", took)
 	}
 	for range 2 {

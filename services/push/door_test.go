@@ -40,7 +40,10 @@ func doors() []door {
 func everyDoor(t *testing.T, test func(t *testing.T, d door)) {
 	t.Helper()
 	for _, d := range doors() {
-		t.Run(d.name, func(t *testing.T) { test(t, d) })
+		t.Run(d.name, func(t *testing.T) {
+			t.Parallel() // most wait for clocks
+			test(t, d)
+		})
 	}
 }
 

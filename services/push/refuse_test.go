@@ -23,7 +23,8 @@ import (
 // TestWhoMayNotEnter holds what a client is told that gets no session.
 func TestWhoMayNotEnter(t *testing.T) {
 	w := newWorld(t)
-	n := w.node(func(n *Service) { n.greeting = 200 * time.Millisecond })
+	n := w.node(func(n *Service) { n.greeting = patience })
+	hasty := w.node(func(n *Service) { n.greeting = 200 * time.Millisecond })
 	hello := func(d *device) { d.hello("phone") }
 	expired := token("alice", func(who *identity.Identity) { who.Expires = 1 })
 	bound := token("alice", func(who *identity.Identity) { who.Device = "tablet" })
@@ -52,12 +53,18 @@ func TestWhoMayNotEnter(t *testing.T) {
 		{"too large", token("alice"), func(d *device) { d.raw(websocket.TextMessage, strings.Repeat(" ", frameMost+1)) }, protocol.CloseTooLarge, problem.TooLarge},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			d := n.dial(t, c.token)
+			at := n
+			if c.code == protocol.CloseSlow {
+				at = hasty
+			}
+			d := at.dial(t, c.token)
 			c.say(d)
 			d.end(c.code, c.why)
 		})
 	}
-	eventually(t, "nobody is left", func() bool { return len(n.all()) == 0 && !n.hub.holds(alice) })
+	for _, n := range []*running{n, hasty} {
+		eventually(t, "nobody is left", func() bool { return len(n.all()) == 0 && !n.hub.holds(alice) })
+	}
 }
 
 func (d *device) raw(kind int, text string) {

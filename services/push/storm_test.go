@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -136,7 +137,9 @@ func TestAStorm(t *testing.T) {
 	var memory, after runtime.MemStats
 	runtime.ReadMemStats(&memory)
 	stop = w.meter(d, alice)
+	begun, worked := time.Now(), processor(t)
 	welcome, refusals := n.storm(t, clients)
+	share := float64(processor(t)-worked) / float64(time.Since(begun))
 	during := stop()
 	runtime.ReadMemStats(&after)
 	t.Logf("all were welcome after %s (half after %s), refusals %v", welcome[len(welcome)-1].Round(time.Millisecond), percentile(welcome, 50), refusals)
@@ -145,9 +148,18 @@ func TestAStorm(t *testing.T) {
 	if len(welcome) != clients || len(n.all()) != clients+1 {
 		t.Errorf("%d of %d are welcome, %d sessions are open", len(welcome), clients, len(n.all()))
 	}
-	if late := percentile(during, 99); late > 5*time.Second {
-		t.Errorf("p99 of who was here already is %s during the storm", late)
+	// Judged by the processor's time: a machine that does other things, too, makes all of it last.
+	if late := percentile(during, 99); late.Seconds()*share > 5 {
+		t.Errorf("p99 of who was here already is %s during the storm, with %.2f processors", late, share)
 	}
+}
+
+// processor is the processor's time that this process has had.
+func processor(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	must(t, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // TestAStormThatIsTooMuch for the gate is turned away and comes again, until all are in: at most the gate's number opens

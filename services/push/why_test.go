@@ -383,14 +383,14 @@ func TestWhatANodeRemembersIsBoundedInBytes(t *testing.T) {
 // TestAProgramThatOnlyListensStays: wscat answers the WebSocket's own pings and nothing else.
 func TestAProgramThatOnlyListensStays(t *testing.T) {
 	w := newWorld(t)
-	n := w.node(func(n *Service) { n.cfg.Heartbeat = 100 * time.Millisecond })
+	n := w.node(func(n *Service) { n.cfg.Heartbeat = 500 * time.Millisecond })
 	d := n.device(t, "alice", "phone")
 	mute := n.dial(t, token("alice"))
 	mute.conn.SetPingHandler(func(string) error { return nil })
 	mute.hello("tablet")
 	mute.want(protocol.TWelcome)
 	mute.end(protocol.CloseSlow, problem.Silent)
-	for range 5 {
+	for range 3 {
 		d.want(protocol.TPing)
 	}
 }
@@ -399,12 +399,12 @@ func TestAProgramThatOnlyListensStays(t *testing.T) {
 func TestWatchEndsSlowClients(t *testing.T) {
 	w := newWorld(t)
 	n := w.node(func(n *Service) {
-		n.cfg.Heartbeat, n.cfg.SlowAfter, n.cfg.Window = 100*time.Millisecond, 200*time.Millisecond, 1024
+		n.cfg.Heartbeat, n.cfg.SlowAfter, n.cfg.Window = time.Second, 200*time.Millisecond, 1024
 	})
 	d := n.device(t, "alice", "phone")
 	w.push(alice, `"`+strings.Repeat("x", 900)+`"`)
 	d.wants("", 1, 1)
-	for range 5 { // far longer than SlowAfter: the window has room
+	for range 2 { // far longer than SlowAfter: the window has room
 		d.want(protocol.TPing)
 	}
 	w.push(alice, `"`+strings.Repeat("x", 900)+`"`)

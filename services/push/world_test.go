@@ -296,12 +296,20 @@ func (d *device) next() (o wire, ok bool) {
 	}
 }
 
+// over says how the connection has ended, or that it has not.
+func (d *device) over(open bool) string {
+	if open {
+		return "it goes on"
+	}
+	return fmt.Sprint("the end: ", d.code)
+}
+
 // want is the next object, which is of the kind named.
 func (d *device) want(kind string) wire {
 	d.t.Helper()
 	o, ok := d.next()
 	if !ok || o.T != kind {
-		d.t.Fatalf("%s came (or the end: %v, %d); want %s", o.raw, !ok, d.code, kind)
+		d.t.Fatalf("%s came (%s); want %s", o.raw, d.over(ok), kind)
 	}
 	return o
 }
@@ -313,7 +321,7 @@ func (d *device) wants(ch string, from, to uint64) {
 		o, ok := d.next()
 		got := seqs([]wire{o}, ch)
 		if !ok || len(got) == 0 || got[0] != seq {
-			d.t.Fatalf("%s came (or the end: %v, %d); want %q %d", o.raw, !ok, d.code, ch, seq)
+			d.t.Fatalf("%s came (%s); want %q %d", o.raw, d.over(ok), ch, seq)
 		}
 		seq += uint64(len(got))
 	}
