@@ -226,6 +226,7 @@ func TestACrashBetweenAnyTwoSteps(t *testing.T) {
 		after bool
 	}{{"report", false}, {"report", true}, {"decide", false}, {"decide", true}, {"close", false}, {"close", true}} {
 		t.Run(fmt.Sprint(broken.step, " ", broken.after), func(t *testing.T) {
+			t.Parallel() // they wait for clocks, mostly
 			w := newWorld(t)
 			reached := make(chan struct{}, 1000)
 			b := &brittle{Archive: w.archive.Archive, fail: func(step string) (bool, bool) {
@@ -259,6 +260,7 @@ func TestACrashBetweenAnyTwoSteps(t *testing.T) {
 // TestEventsAlternateWhateverHappens: nodes report at random, the archive fails at random, collects come and go, two at a
 // time. Of each user online and offline alternate, and the last one is true.
 func TestEventsAlternateWhateverHappens(t *testing.T) {
+	t.Parallel() // it waits for clocks, mostly
 	w := newWorld(t)
 	r := rand.New(rand.NewPCG(7, 9))
 	dice := rand.New(rand.NewPCG(1, 2))
@@ -323,6 +325,7 @@ func TestEventsAlternateWhateverHappens(t *testing.T) {
 // TestNodesThatAreGone: one that has died is noticed by its subject, one that hangs by its silence. One that hung and
 // answers again is asked whom it has.
 func TestNodesThatAreGone(t *testing.T) {
+	t.Parallel() // it waits for clocks, mostly
 	w := newWorld(t)
 	w.start(offlineAfter(0))
 	dies, hangs, lives := w.standIn("dies"), w.standIn("hangs"), w.standIn("lives")
@@ -364,6 +367,7 @@ func TestNodesThatAreGone(t *testing.T) {
 
 // TestNobodyGoesWhileNATSIsAway: neither nodes nor their users count as gone for it.
 func TestNobodyGoesWhileNATSIsAway(t *testing.T) {
+	t.Parallel() // it waits for clocks, mostly
 	w := newWorld(t)
 	w.start(offlineAfter(0))
 	one := w.standIn("one")

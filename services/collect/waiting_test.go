@@ -47,6 +47,7 @@ func (w *world) waits() (ids []string) {
 }
 
 func TestWhatWaitsIsToldOnce(t *testing.T) {
+	t.Parallel() // it waits for clocks, mostly
 	const after = 3 * time.Second
 	w := newWorld(t)
 	past := &message.Message{To: subject.UserAddress("default", "dave"), ID: "long ago", At: time.Now().UnixMilli(), ContentType: "text/plain", Payload: []byte("x")}
@@ -89,7 +90,9 @@ func TestWhatWaitsIsToldOnce(t *testing.T) {
 
 // TestACrashBeforeTheMarkMoves tells it again, under the same id: the stream has it once.
 func TestACrashBeforeTheMarkMoves(t *testing.T) {
+	t.Parallel() // it waits for clocks, mostly
 	w := newWorld(t)
+	w.fromTheBeginning()
 	moves := make(chan struct{}, 1000)
 	b := &brittle{Archive: w.archive.Archive, fail: func(step string) (bool, bool) {
 		if step == "move" {
@@ -116,7 +119,9 @@ func TestACrashBeforeTheMarkMoves(t *testing.T) {
 
 // TestNothingIsSaidToWaitWhileAcknowledgementsDo: they are in WEFT_ACK, and the archive does not take them.
 func TestNothingIsSaidToWaitWhileAcknowledgementsDo(t *testing.T) {
+	t.Parallel() // it waits for clocks, mostly
 	w := newWorld(t)
+	w.fromTheBeginning()
 	tries := make(chan struct{}, 1000)
 	b := &brittle{Archive: w.archive.Archive, fail: func(step string) (bool, bool) {
 		if step == "advance" {
@@ -125,13 +130,13 @@ func TestNothingIsSaidToWaitWhileAcknowledgementsDo(t *testing.T) {
 		return step == "advance", false
 	}}
 	w.archive.Archive = b
-	w.start(undeliveredAfter(2 * time.Second))
+	w.start(undeliveredAfter(time.Second))
 	w.put(alice, "acknowledged")
 	body := fmt.Sprintf(`[{"tenant":"default","user":"alice","device":"phone","address":%q,"seq":1}]`, alice.Tokens())
 	if _, err := w.js.Publish(t.Context(), subject.Ack("one"), []byte(body)); err != nil {
 		t.Fatal(err)
 	}
-	for range 6 { // once a second: by then it has waited for long enough
+	for range 4 { // after 1, 3 and 7 s again: by then it has waited for long enough, and was looked at
 		<-tries
 	}
 	b.mu.Lock()
@@ -159,14 +164,20 @@ func (s *slowReader) Standing(ctx context.Context, addresses []subject.Address, 
 	return standing, err
 }
 
+// fromTheBeginning lets whoever looks for what waits leave nothing out as the past; call it before the first collect.
+func (w *world) fromTheBeginning() {
+	w.t.Helper()
+	if _, err := w.archive.Mark(w.t.Context(), 0, archive.Mark{}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // walker looks for what waits when a test wants it to; make it before the first collect, whose mark would be later.
 func (w *world) walker(s *slowReader, after time.Duration) *waiting {
 	w.t.Helper()
 	service := w.settler().Service
 	service.archive, service.cfg.UndeliveredAfter = s, after
-	if _, err := w.archive.Mark(w.t.Context(), 0, archive.Mark{}); err != nil {
-		w.t.Fatal(err)
-	}
+	w.fromTheBeginning()
 	return &waiting{Service: service}
 }
 
