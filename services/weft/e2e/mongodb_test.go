@@ -93,7 +93,7 @@ func operatorsSeeAll(t *testing.T, f *fabric) {
 	}
 }
 
-// traced wants a message to be in a state, with these steps among others.
+// traced wants a message to be in a state, with these steps among others, and to know when each was.
 func (o terminal) traced(id, state string, steps ...string) {
 	o.t.Helper()
 	var missing []string
@@ -105,7 +105,7 @@ func (o terminal) traced(id, state string, steps ...string) {
 			return
 		}
 		missing = slices.DeleteFunc(slices.Clone(steps), func(what string) bool {
-			return slices.ContainsFunc(answer.Traces[0].Steps, func(s admin.Step) bool { return s.What == what })
+			return slices.ContainsFunc(answer.Traces[0].Steps, func(s admin.Step) bool { return s.What == what && (s.At != 0 || what == "pending") })
 		})
 		if len(missing) == 0 {
 			return
