@@ -221,7 +221,9 @@ func TestADryReplayCountsWhatWouldBeDone(t *testing.T) {
 				other := w.publish(user(2), 3)
 				logged := w.publish(user(1), 4)
 				past := w.store(&message.Message{To: user(1), ID: "past", Expires: time.Now().UnixMilli() + 1})
-				w.log(past...)
+				unknown := *logged[0] // to the archive
+				unknown.Seq, unknown.ID = 99, "unknown"
+				w.log(past[0], &unknown)
 				w.ack(user(1), "phone", 3)
 				q := admin.ReplayRequest{Run: "dry", Limit: 2, Force: force, Dry: true, By: admin.By{Who: "anna"}, Filter: filter}
 				var oldest, newest int64
