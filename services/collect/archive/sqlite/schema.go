@@ -123,7 +123,8 @@ const (
 )
 
 // upgrade makes the file what this version wants, inside the transaction in which the file is opened: all of it or
-// nothing, and whoever else opens the file waits. It takes some 5 s for each million messages of a file of before.
+// nothing, and whoever else opens the file waits. It takes some 10 s for each million messages, and for as
+// long three times the room of the file on its disk.
 func (w *writer) upgrade(ctx context.Context) error {
 	var have int
 	if err := w.conn.QueryRowContext(ctx, selectVersion).Scan(&have); err != nil {

@@ -25,7 +25,7 @@ import (
 const (
 	busyTimeout = 5 * time.Second // how long a write waits for another process before it fails
 	openTimeout = 10 * time.Second
-	// upgradeTimeout is how long an opening waits while another process may be upgrading the file: for some 100 million messages.
+	// upgradeTimeout is how long an opening waits while another process may be upgrading the file: for some 60 million messages.
 	upgradeTimeout = 10 * time.Minute
 	openPause      = 10 * time.Millisecond // between two attempts to open
 	readers        = 4                     // connections for reading
