@@ -204,13 +204,16 @@ func (s *Service) cursorsOf(msgs []report) []history.Cursor {
 		var some []history.Cursor
 		if s.ofThisEpoch(msg) && s.readReport(msg, &some) {
 			node := strings.TrimPrefix(msg.Subject(), subject.Ack(""))
-			for i := range some {
-				c := &some[i]
+			for _, c := range some {
+				if _, err := subject.ParseTokens(c.Address); err != nil {
+					s.faults.Note("read an acknowledgement", err) // it must not keep the others up
+					continue
+				}
 				if c.Node = node; c.At == 0 || c.At > now { // of an older node, or one whose clock is ahead
 					c.At = now
 				}
+				cursors = append(cursors, c)
 			}
-			cursors = append(cursors, some...)
 		}
 	}
 	return cursors

@@ -74,3 +74,22 @@ func TestAKindOfReportThatHangsKeepsNoOtherUp(t *testing.T) {
 		return err == nil && len(devices) == 1 && devices[0].Cursor == 1
 	})
 }
+
+// TestAnAcknowledgementOfNoAddress keeps no other of its report up, and is not stored.
+func TestAnAcknowledgementOfNoAddress(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.open(alice, "phone")
+	w.archived(subject.Publish(alice), `1`)
+	bad := upTo(alice, "phone", 1)
+	bad.User, bad.Address = "mallory", "no address"
+	w.ack(bad, upTo(alice, "phone", 1))
+	w.ackDrained()
+	devices, err := w.archive.Devices(t.Context(), "default", "alice")
+	if err != nil || len(devices) != 1 || devices[0].Cursor != 1 {
+		t.Errorf("alice's are %+v, %v", devices, err)
+	}
+	if devices, err := w.archive.Devices(t.Context(), "default", "mallory"); err != nil || len(devices) > 0 {
+		t.Errorf("stored is %+v, %v", devices, err)
+	}
+}
