@@ -221,6 +221,7 @@ func (b *brittle) MoveMark(ctx context.Context, p int, from, to archive.Mark) (m
 
 // TestACrashBetweenAnyTwoSteps of telling an event: it is in the stream once.
 func TestACrashBetweenAnyTwoSteps(t *testing.T) {
+	t.Parallel()
 	for _, broken := range []struct {
 		step  string
 		after bool

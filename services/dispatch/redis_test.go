@@ -169,6 +169,7 @@ func (w *world) routedOnly(holder, other *fake) bool {
 // Users keep receiving within 2 s whatever happens to Redis, those too whose node came while it was away; when it is
 // back, everything is routed again without a restart, and no head is too low.
 func TestUsersReceiveWithoutRedis(t *testing.T) {
+	t.Parallel()
 	faults := map[string]struct{ harm, heal func(*realRedis) }{
 		"killed":    {func(r *realRedis) { r.kill() }, func(r *realRedis) { r.start() }},
 		"paused":    {func(r *realRedis) { r.signal(syscall.SIGSTOP) }, func(r *realRedis) { r.signal(syscall.SIGCONT) }},
