@@ -31,7 +31,7 @@ const (
 	auditWithin = 1500 * time.Millisecond
 	// auditBoxes is about how many addresses a page has at most: each may be asked about once more at its end. auditAtOnce is
 	// how many of these questions are asked at the same time.
-	auditBoxes  = 10_000
+	auditBoxes  = 4000
 	auditAtOnce = 8
 	// ownerWithin is how long a partition's owner may take to say that the log has what it archived.
 	ownerWithin = time.Second
