@@ -214,7 +214,19 @@ func (w *world) delivered() int {
 
 func (w *world) drained() {
 	w.t.Helper()
-	w.eventually("everything acknowledged", func() bool { return w.unacknowledged() == 0 })
+	stream, err := w.js.Stream(w.t.Context(), fabric.MsgStream(0))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	last := stream.CachedInfo().State.LastSeq
+	w.eventually("everything acknowledged", func() bool {
+		c, err := stream.Consumer(w.t.Context(), fabric.DispatchConsumer)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		// Beside a reset of the consumer the server may say for a moment that nothing is pending.
+		return c.CachedInfo().AckFloor.Stream >= last && w.unacknowledged() == 0
+	})
 }
 
 // fake is a push node that writes down what it is told.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -43,7 +44,8 @@ object.`,
 		Args: cobra.NoArgs,
 	}
 	a := &audit{console: newConsole(c)}
-	a.since.now, a.until.now = a.now, a.now
+	a.since.now = sync.OnceValue(a.now) // an hour from 2h to 1h ago is an hour
+	a.until.now = a.since.now
 	f := c.Flags()
 	f.Var(&a.since, "since", "from then on: 1h, 3d, 15:04, \"2006-01-02 15:04\" or RFC 3339; the last hour if it is not given")
 	f.Var(&a.until, "until", "before then; now if it is not given")

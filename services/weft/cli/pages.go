@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -89,7 +90,8 @@ type selection struct {
 }
 
 func (s *selection) flags(k *console) {
-	s.since.now, s.until.now = k.now, k.now
+	s.since.now = sync.OnceValue(k.now)
+	s.until.now = s.since.now
 	f := k.command.Flags()
 	f.StringVar(&s.Tenant, "tenant", "", "only this `tenant`; all if it is not given")
 	f.StringVar(&s.User, "user", "", "only this `user`")

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -48,7 +49,8 @@ type heap struct {
 var heapFlags = [...]string{"tenant", "of", "reason", "since", "until"}
 
 func (h *heap) flags(k *console) {
-	h.since.now, h.until.now = k.now, k.now
+	h.since.now = sync.OnceValue(k.now)
+	h.until.now = h.since.now
 	f := k.command.Flags()
 	f.StringVar(&h.tenant, "tenant", "", "only of this `tenant`")
 	f.StringVar(&h.to, "of", "", "only messages to this `address`, such as user:alice")
