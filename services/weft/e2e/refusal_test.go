@@ -126,7 +126,7 @@ func TestHTTPRefusesWithStatusCodeAndField(t *testing.T) {
 			"expired token":  {late, `{"to":"user:u","data":1}`, 401, problem.TokenExpired, "exp"},
 			"no right":       {good, `{"to":"topic:secret","data":1}`, 403, problem.Forbidden, "to"},
 			"no JSON":        {good, `{`, 400, problem.BadRequest, ""},
-			"unknown member": {good, `{"to":"user:u","data":1,"tll":"3s"}`, 400, problem.BadRequest, ""},
+			"unknown member": {good, `{"to":"user:u","data":1,"tll":"3s"}`, 400, problem.BadRequest, "tll"},
 			"unknown kind":   {good, `{"to":"group:u","data":1}`, 422, problem.BadAddress, "to"},
 			"id too long":    {good, `{"to":"user:` + strings.Repeat("x", 129) + `","data":1}`, 422, problem.IDTooLong, "to"},
 			"empty":          {good, `{"to":"user:u"}`, 422, problem.Empty, "data"},
