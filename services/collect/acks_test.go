@@ -93,3 +93,43 @@ func TestAnAcknowledgementOfNoAddress(t *testing.T) {
 		t.Errorf("stored is %+v, %v", devices, err)
 	}
 }
+
+// obliging is an archive that stores whatever is decided.
+type obliging struct{ archive.Archive }
+
+func (obliging) Attend(_ context.Context, some []archive.Attendance) ([]bool, error) {
+	held := make([]bool, len(some))
+	for i := range held {
+		held[i] = true
+	}
+	return held, nil
+}
+
+// TestAbsenceWaitsForReportsOfPresence that lie in WEFT_ACK unread, and for no other kind of report.
+func TestAbsenceWaitsForReportsOfPresence(t *testing.T) {
+	w := newWorld(t)
+	w.start().stop() // it has made the fabric; nobody reads reports now
+	s := w.settler().Service
+	s.archive = obliging{w.archive}
+	isOffline := func(after string) bool {
+		t.Helper()
+		now := time.Now().Add(time.Hour)
+		gone := archive.Attendance{User: alice, Told: true, Noted: now.Add(-s.cfg.OfflineAfter).UnixMilli()}
+		decided, err := s.decideAll(t.Context(), []archive.Attendance{gone}, now)
+		if err != nil || len(decided) != 1 {
+			t.Fatalf("after %s: %v, %v", after, decided, err)
+		}
+		return decided[0].Open
+	}
+	for _, lies := range []struct {
+		in      string
+		offline bool
+	}{{subject.Ack("a"), true}, {subject.Routed("d"), true}, {subject.Presence("a"), false}} {
+		if _, err := w.js.Publish(t.Context(), lies.in, []byte("{}")); err != nil {
+			t.Fatal(err)
+		}
+		if got := isOffline(lies.in); got != lies.offline {
+			t.Errorf("while %s lies there offline is told: %v", lies.in, got)
+		}
+	}
+}
